@@ -1,0 +1,3 @@
+module github.com/queen-rbee/queen-rbee/admission
+
+go 1.26.0

@@ -1,0 +1,3 @@
+module github.com/queen-rbee/queen-rbee/auth
+
+go 1.26.0

@@ -1,0 +1,3 @@
+module github.com/queen-rbee/queen-rbee/scheduler
+
+go 1.26.0
