@@ -1,0 +1,174 @@
+// Package config reads the queen's configuration: one YAML file, overridden by environment variables (RBEE_ and the
+// upper-case path of a key), overridden by flags. An unknown key is an error that names the file and the line.
+package config
+
+import (
+	"time"
+)
+
+// Config is the whole configuration, with the key names of the contract.
+type Config struct {
+	Listen    string            `yaml:"listen"`
+	DataDir   string            `yaml:"data_dir"`
+	Store     string            `yaml:"store"`
+	Hives     *[]Hive           `yaml:"hives"` // left out: one local hive
+	Engines   map[string]Engine `yaml:"engines"`
+	Models    map[string]Model  `yaml:"models"` // left out: demo
+	Aliases   map[string]string `yaml:"aliases"`
+	Externals []External        `yaml:"externals"`
+	Limits    map[string]Limits `yaml:"limits"`
+	Queue     Queue             `yaml:"queue"`
+	Scheduler Scheduler         `yaml:"scheduler"`
+	Timeouts  Timeouts          `yaml:"timeouts"`
+	Auth      Auth              `yaml:"auth"`
+	Telemetry Telemetry         `yaml:"telemetry"`
+	Log       Log               `yaml:"log"`
+	Provision Provision         `yaml:"provision"`
+}
+
+// Hive is a machine on which a hive is to run.
+type Hive struct {
+	Name       string            `yaml:"name"`
+	Mode       string            `yaml:"mode"` // local or network
+	SSH        string            `yaml:"ssh"`  // [USER@]HOST[:PORT]
+	Identity   string            `yaml:"identity"`
+	KnownHosts string            `yaml:"known_hosts"` // strict or accept-new
+	HostKey    string            `yaml:"host_key"`
+	Address    string            `yaml:"address"` // HOST:PORT, where the hive is routable and no tunnel is wanted
+	Labels     map[string]string `yaml:"labels"`
+	Budget     float64           `yaml:"budget"`
+}
+
+// Engine is a way to run models, beside or over the built-in ones.
+type Engine struct {
+	Command      []string          `yaml:"command"`
+	Protocol     string            `yaml:"protocol"`
+	Health       string            `yaml:"health"`
+	Slots        int               `yaml:"slots"`
+	ReadyTimeout Duration          `yaml:"ready_timeout"`
+	Env          map[string]string `yaml:"env"`
+	Stop         []string          `yaml:"stop"`
+	Prefill      bool              `yaml:"prefill"`
+	Paths        []string          `yaml:"paths"`
+}
+
+// Model says what runs behind a name that clients use.
+type Model struct {
+	Ref     string            `yaml:"ref" json:"ref"`
+	Engine  string            `yaml:"engine" json:"engine,omitempty"`
+	Slots   int               `yaml:"slots" json:"slots,omitempty"`
+	Context int               `yaml:"context" json:"context,omitempty"`
+	TTL     Duration          `yaml:"ttl" json:"ttl,omitempty"`
+	Pin     bool              `yaml:"pin" json:"pin,omitempty"`
+	Workers int               `yaml:"workers" json:"workers,omitempty"`
+	Set     map[string]any    `yaml:"set" json:"set,omitempty"`
+	Strip   []string          `yaml:"strip" json:"strip,omitempty"`
+	Args    []string          `yaml:"args" json:"args,omitempty"`
+	Env     map[string]string `yaml:"env" json:"env,omitempty"`
+	Labels  map[string]string `yaml:"labels" json:"labels,omitempty"`
+}
+
+// External is a server that already runs; the queen routes to it but does not own it.
+type External struct {
+	Name     string            `yaml:"name"`
+	URL      string            `yaml:"url"`
+	Protocol string            `yaml:"protocol"`
+	Models   map[string]string `yaml:"models"` // name for clients -> name at the server
+	Slots    int               `yaml:"slots"`
+	Health   string            `yaml:"health"`
+	APIKey   string            `yaml:"api_key"`
+	Paths    []string          `yaml:"paths"`
+	Prefill  bool              `yaml:"prefill"`
+}
+
+// Limits are a tenant's; 0 is none.
+type Limits struct {
+	RPM          int64    `yaml:"rpm"`
+	TPM          int64    `yaml:"tpm"`
+	Concurrent   int64    `yaml:"concurrent"`
+	TokensPerDay int64    `yaml:"tokens_per_day"`
+	Models       []string `yaml:"models"`
+}
+
+// Queue bounds the waiting line and what is kept of finished jobs.
+type Queue struct {
+	Max          int      `yaml:"max"`
+	Timeout      Duration `yaml:"timeout"`
+	Retention    Duration `yaml:"retention"`
+	KeepPayloads bool     `yaml:"keep_payloads"`
+	KeepEvents   Duration `yaml:"keep_events"`
+	Reattach     Duration `yaml:"reattach"`
+}
+
+// Scheduler names the policy: default, basic ones, or a .star or .yaml file.
+type Scheduler struct {
+	Policy string `yaml:"policy"`
+	Mode   string `yaml:"mode"` // home or platform
+}
+
+// Timeouts of a request's stages. Load is "auto" or a duration.
+type Timeouts struct {
+	FirstToken Duration `yaml:"first_token"`
+	InterToken Duration `yaml:"inter_token"`
+	Drain      Duration `yaml:"drain"`
+	ModelWait  Duration `yaml:"model_wait"`
+	Load       string   `yaml:"load"`
+}
+
+// Auth says when a key is needed.
+type Auth struct {
+	Mode string `yaml:"mode"` // auto or keys
+}
+
+// Telemetry says what is exported.
+type Telemetry struct {
+	Prometheus   bool   `yaml:"prometheus"`
+	OTLPEndpoint string `yaml:"otlp_endpoint"`
+}
+
+// Log of the queen, on stderr.
+type Log struct {
+	Format string `yaml:"format"` // text or json
+	Level  string `yaml:"level"`  // debug, info, warn, error
+}
+
+// Provision says where models may come from beside the Hugging Face hub.
+type Provision struct {
+	AllowURLs []string `yaml:"allow_urls"`
+	Budget    int64    `yaml:"disk_budget"` // bytes a hive may use for models; 0: all but a headroom
+}
+
+// Duration reads and prints as Go writes durations: 90s, 10m, 168h.
+type Duration time.Duration
+
+// D is the duration as the standard type.
+func (d Duration) D() time.Duration { return time.Duration(d) }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (d *Duration) UnmarshalText(b []byte) error {
+	v, err := time.ParseDuration(string(b))
+	if err != nil {
+		return err
+	}
+	*d = Duration(v)
+	return nil
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+
+// Default is the configuration of a queen that was told nothing.
+func Default() Config {
+	return Config{
+		Listen: "127.0.0.1:7833", DataDir: "~/.local/share/rbee",
+		Limits: map[string]Limits{},
+		Queue: Queue{Max: 10_000, Timeout: Duration(10 * time.Minute), Retention: Duration(168 * time.Hour),
+			KeepEvents: Duration(time.Hour), Reattach: Duration(30 * time.Second)},
+		Scheduler: Scheduler{Policy: "default", Mode: "home"},
+		Timeouts: Timeouts{FirstToken: Duration(5 * time.Minute), InterToken: Duration(time.Minute), Drain: Duration(30 * time.Second),
+			ModelWait: Duration(time.Minute), Load: "auto"},
+		Auth:      Auth{Mode: "auto"},
+		Telemetry: Telemetry{Prometheus: true},
+		Log:       Log{Format: "text", Level: "info"},
+	}
+}

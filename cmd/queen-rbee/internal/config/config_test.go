@@ -1,0 +1,156 @@
+package config
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+func load(t *testing.T, text string, env ...string) (*Config, error) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "queen.yaml")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return Load(path, env, nil)
+}
+
+const whole = `listen: 127.0.0.1:7833
+data_dir: /tmp/rbee
+store: ""
+hives:
+  - {name: local, mode: local}
+  - {name: gpu1, mode: network, ssh: ops@gpu1:22, identity: ~/.ssh/id_ed25519, known_hosts: strict, labels: {room: attic}}
+engines:
+  mine:
+    command: ["/opt/mine/serve", "--port", "{port}", "--model", "{model_path}"]
+    protocol: openai
+    health: /health
+    slots: 4
+    ready_timeout: 120s
+    env: {KEY: secret-value}
+models:
+  demo:    {ref: "sim:demo"}
+  stories: {ref: "file:/models/stories.gguf", engine: llama.cpp, slots: 2, context: 1024, ttl: 10m, pin: false, workers: 0, set: {temperature: 0.2}, strip: [logit_bias], args: ["-t", "1"]}
+  mine-7b: {ref: "file:/models/mine.bin", engine: mine}
+externals:
+  - {name: nas, url: "http://127.0.0.1:11434", protocol: openai, models: {tiny: "tinyllama:latest"}, slots: 4, health: /, api_key: topsecret}
+limits:
+  default: {rpm: 0, tpm: 0, concurrent: 0, tokens_per_day: 0}
+queue: {max: 10000, timeout: 10m, retention: 168h, keep_payloads: false, keep_events: 1h, reattach: 30s}
+scheduler: {policy: default, mode: home}
+timeouts: {first_token: 5m, inter_token: 60s, drain: 30s, model_wait: 60s, load: auto}
+auth: {mode: auto}
+telemetry: {prometheus: true, otlp_endpoint: ""}
+`
+
+func TestTheContractsExample(t *testing.T) {
+	c, err := load(t, whole)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := c.Models["stories"]
+	if m.TTL.D() != 10*time.Minute || m.Engine != "llama.cpp" || m.Args[1] != "1" || m.Set["temperature"] != 0.2 || len(*c.Hives) != 2 {
+		t.Fatalf("read %+v", c)
+	}
+	if strings.HasPrefix((*c.Hives)[1].Identity, "~") {
+		t.Error("~ was not expanded")
+	}
+	shown, err := c.Show()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, secret := range []string{"topsecret", "secret-value"} {
+		if strings.Contains(string(shown), secret) {
+			t.Errorf("config check shows the secret %q", secret)
+		}
+	}
+}
+
+func TestUnknownKeyNamesTheLine(t *testing.T) {
+	for text, line := range map[string]int{
+		"listen: 127.0.0.1:1\nqueeu: {max: 1}\n":                         2,
+		"queue:\n  max: 5\n  maximum: 6\n":                               3,
+		"models:\n  a:\n    ref: sim:a\n    slot: 3\n":                   4,
+		"hives:\n  - name: local\n    mode: local\n    lables: {a: b}\n": 4,
+	} {
+		_, err := load(t, text)
+		var e *Error
+		if !errors.As(err, &e) || e.Line != line || !strings.Contains(e.Message, "unknown key") {
+			t.Errorf("%q: %v, want line %d", text, err, line)
+		}
+	}
+}
+
+func TestBadValues(t *testing.T) {
+	for text, want := range map[string]string{
+		"listen: nowhere\n":                                             "HOST:PORT",
+		"queue: {timeout: soon}\n":                                      "",
+		"queue: {max: 0}\n":                                             "queue.max",
+		"auth: {mode: open}\n":                                          "auth.mode",
+		"hives: [{name: -x}]\n":                                         "name",
+		"hives: [{name: a}, {name: a}]\n":                               "twice",
+		"hives: [{name: a, mode: network}]\n":                           "ssh",
+		"models: {a: {}}\n":                                             "ref is missing",
+		"externals: [{name: x, url: 'ftp://h', models: {a: b}}]\n":      "http",
+		"externals: [{name: x, url: 'http://u:p@h', models: {a: b}}]\n": "api_key",
+		"store: mysql:x\n":                                              "store",
+		"models: {a: {ref: 'sim:a', slots: -1}}\n":                      "slots",
+		"timeouts: {load: never}\n":                                     "timeouts.load",
+		"a: [\n":                                                        "",
+	} {
+		_, err := load(t, text)
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want something about %q", text, err, want)
+		}
+	}
+}
+
+func TestOrderOfSources(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "q.yaml")
+	if err := os.WriteFile(path, []byte("listen: 127.0.0.1:1\nqueue: {max: 5}\nlimits: {default: {rpm: 9}}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	env := []string{"RBEE_LISTEN=127.0.0.1:2", "RBEE_QUEUE_MAX=6", "RBEE_TIMEOUTS_FIRST_TOKEN=7s", "RBEE_LIMITS_DEFAULT_TPM=8", "RBEE_TELEMETRY_PROMETHEUS=false"}
+	c, err := Load(path, env, func(c *Config) { c.Listen = "127.0.0.1:3" })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Listen != "127.0.0.1:3" || c.Queue.Max != 6 || c.Timeouts.FirstToken.D() != 7*time.Second || c.Telemetry.Prometheus ||
+		c.Limits["default"].TPM != 8 || c.Limits["default"].RPM != 9 {
+		t.Fatalf("read %+v", c)
+	}
+	if _, err := Load(path, []string{"RBEE_QUEUE_MAX=many"}, nil); err == nil || !strings.Contains(err.Error(), "RBEE_QUEUE_MAX") {
+		t.Errorf("a bad variable: %v", err)
+	}
+}
+
+func TestDefaults(t *testing.T) {
+	c, err := Load("", nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(*c.Hives) != 1 || (*c.Hives)[0].Name != "local" || c.Models["demo"].Ref != "sim:demo" {
+		t.Fatalf("without a file: %+v", c)
+	}
+	c, err = load(t, "hives: []\nexternals: [{name: rig, url: 'http://127.0.0.1:9000', models: {rig: rig}, slots: 20000}]\n")
+	if err != nil || len(*c.Hives) != 0 {
+		t.Fatalf("hives: []: %+v, %v", c, err)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(whole))
+	f.Add([]byte("a: &a [*a]\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		c := Default()
+		if err := parse(data, "fuzz", &c); err != nil {
+			return
+		}
+		c.complete()
+		_ = c.check()
+	})
+}
