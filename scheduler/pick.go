@@ -1,0 +1,299 @@
+package scheduler
+
+import (
+	"context"
+	"slices"
+	"time"
+)
+
+// picker is the scratch space of Pick.
+type picker struct {
+	gen   uint64
+	items []item
+}
+
+// item is one job of the line's window.
+type item struct {
+	i    int
+	job  *Job
+	m    *model
+	eff  int64 // when it counts as having come
+	rank int64 // lower goes first
+	best int64 // its prefill where it is shortest
+	wait int64 // what the layout gives it
+}
+
+// Pick chooses a job of the line and its worker together (late binding), and reserves. The line is in
+// the queue's fair order; the index returned is the job's place in it, below 0 when nothing can start
+// now: then Decision.Wait says when to look again at the latest (0 = at the next change). The decision
+// is a Route, a Provision (with Evict), or a Reject with a *RejectError for a job whose time is over.
+// Call it until it answers below 0: after a release, a new snapshot, a first token, and after Wait.
+func (s *Scheduler) Pick(ctx context.Context, line []*Job) (int, Decision, Release, error) {
+	if err := ctx.Err(); err != nil {
+		return -1, Decision{}, Release{}, err
+	}
+	for try := 0; ; try++ {
+		i, d, rel, err := s.pickOne(ctx, line)
+		if i < 0 || err != nil {
+			return i, d, rel, err
+		}
+		if err = s.external(ctx, line[i], d, rel); err == nil {
+			return i, d, rel, nil
+		}
+		if try > 0 {
+			return -1, Decision{Reason: err.Error()}, Release{}, err
+		}
+	}
+}
+
+func (s *Scheduler) pickOne(ctx context.Context, line []*Job) (int, Decision, Release, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sync()
+	now := s.now()
+	s.pace.called(now)
+	s.lineLen = len(line)
+	i, d := s.choose(ctx, line, now)
+	if i < 0 {
+		s.pace.hinted(now, d.Wait)
+		return i, d, Release{}, nil
+	}
+	s.record(line[i], &d, now)
+	s.lineLen--
+	if m := s.models[line[i].Model]; m != nil && d.Action != Provision && m.waiting > 0 {
+		m.waiting--
+	}
+	if d.Action == Reject {
+		return i, d, Release{}, s.rejection(line[i], &d)
+	}
+	return i, d, s.reserve(line[i], &d, now), nil
+}
+
+// choose lays the line out over the workers in rank order and returns the first job whose place is now.
+func (s *Scheduler) choose(ctx context.Context, line []*Job, now int64) (int, Decision) {
+	s.demand(line, now)
+	items := s.window(line, now)
+	for k := range items {
+		it := &items[k]
+		if d := (Decision{Snapshot: s.snapVersion(), Model: it.job.Model, Policy: nativeName, PolicyHash: nativeHash}); reject(&d, s.deadline(it.job, now)) {
+			return it.i, d
+		}
+		if it.m == nil {
+			if d := s.native(it.job, now); d.Action == Reject {
+				return it.i, d
+			}
+		}
+	}
+	if s.policy != nil {
+		if i, d, ok := s.pickScripted(ctx, items, now); ok {
+			return i, d
+		}
+	}
+	s.rankAll(items, now)
+	if i, d := s.layout(items, now); i >= 0 {
+		return i, d
+	}
+	if i, d := s.growLine(items, now); i >= 0 {
+		return i, d
+	}
+	return -1, Decision{Snapshot: s.snapVersion(), Policy: nativeName, PolicyHash: nativeHash, Wait: s.wakeup(items, now), Reason: "nothing can start now"}
+}
+
+// demand counts what the whole line wants of each model.
+func (s *Scheduler) demand(line []*Job, now int64) {
+	s.pick.gen++
+	for _, m := range s.models {
+		m.waiting, m.waitWork, m.waitOldest, m.vloads = 0, 0, now, 0
+	}
+	for _, j := range line {
+		if m := s.models[j.Model]; m != nil {
+			m.waiting++
+			if t := s.since(j.Submitted); t > -1<<61 {
+				m.waitOldest = min(m.waitOldest, t)
+			}
+		}
+	}
+}
+
+// window takes the first jobs of the line. A job counts as having come no earlier than those that the
+// queue's fair order puts before it, so ranking by time never undoes fairness between tenants.
+func (s *Scheduler) window(line []*Job, now int64) []item {
+	items := s.pick.items[:0]
+	eff := int64(-1 << 61)
+	for i, j := range line {
+		if i >= s.opts.Window {
+			break
+		}
+		eff = max(eff, s.since(j.Submitted))
+		items = append(items, item{i: i, job: j, m: s.models[j.Model], eff: eff})
+	}
+	s.pick.items = items
+	return items
+}
+
+// rankAll orders the window: by age, with each job set back by a few times its own prefill. Short jobs
+// pass long ones that came shortly before, and nobody waits for ever, since every rank is fixed.
+func (s *Scheduler) rankAll(items []item, now int64) {
+	for k := range items {
+		it := &items[k]
+		it.best = never
+		if it.m != nil {
+			s.index.candidates(s, it.job, it.m, func(w *worker) {
+				if w.why == "" {
+					cached := cachedTokens(it.job, w.cache.match(it.job.Blocks), &w.cache)
+					it.best = min(it.best, w.speed.own(max(it.job.PromptTokens-cached, 1)))
+				}
+			})
+		}
+		own := it.best
+		if own == never {
+			own = int64(float64(it.job.PromptTokens) / s.opts.PrefillRate * 1e9)
+		}
+		it.rank = it.eff + int64(s.opts.Weights.Size*float64(own))
+		if it.job.Priority == Batch {
+			it.rank += int64(s.opts.BatchDelay)
+		}
+		if it.m != nil {
+			it.m.waitWork += own
+		}
+	}
+	slices.SortStableFunc(items, func(a, b item) int { return cmp(a.rank, b.rank) })
+}
+
+// layout gives every job its best worker in turn, counting those before it. The first whose turn is now
+// is the answer; the others only take their places.
+func (s *Scheduler) layout(items []item, now int64) (int, Decision) {
+	for k := range items {
+		it := &items[k]
+		it.wait = never
+		if it.m == nil || len(it.m.workers) == 0 {
+			continue
+		}
+		at, wait := s.best(it.job, it.m, now, true)
+		if at.w != nil && !s.holds(it.job, &at, &wait) {
+			d := Decision{Model: it.job.Model, Snapshot: s.snapVersion(), Policy: nativeName, PolicyHash: nativeHash}
+			return it.i, s.route(d, &at)
+		}
+		f := wait
+		if f.w == nil || at.w != nil && at.cost < f.cost {
+			f = at
+		}
+		if f.w == nil {
+			continue
+		}
+		it.wait = f.wait
+		s.lay(f, now)
+	}
+	return -1, Decision{}
+}
+
+// lay puts a job virtually onto a worker.
+func (s *Scheduler) lay(f fit, now int64) {
+	w := f.w
+	if w.vgen != s.pick.gen {
+		w.vgen, w.vbusy, w.vcount = s.pick.gen, 0, 0
+	}
+	w.vbusy = max(w.vbusy, now+f.wait+f.own)
+	w.vcount++
+}
+
+// growLine loads a model for the line: one that nobody serves, or one whose line justifies another.
+func (s *Scheduler) growLine(items []item, now int64) (int, Decision) {
+	for k := range items {
+		it := &items[k]
+		if it.m == nil || it.m.vloads > 0 || !it.m.known && it.job.Need.Memory == 0 {
+			continue
+		}
+		if loading, _ := it.m.loading(now); loading {
+			continue
+		}
+		n := s.need(it.job)
+		if it.wait < never/2 {
+			if !s.justified(it.m, n, it.wait, now) {
+				continue
+			}
+			it.m.vloads++
+			if p, ok := s.placing(it.job, it.m, n, now, false); ok && s.pays(&p, it.wait) {
+				return it.i, s.provision(s.blank(it.job), &p)
+			}
+			continue
+		}
+		it.m.vloads++
+		if p, ok := s.placing(it.job, it.m, n, now, true); ok {
+			d := s.provision(s.blank(it.job), &p)
+			d.Reason = "no worker has the model"
+			return it.i, d
+		}
+		s.makeWay(it, n, now)
+	}
+	return -1, Decision{}
+}
+
+func (s *Scheduler) blank(job *Job) Decision {
+	return Decision{Model: job.Model, Snapshot: s.snapVersion(), Policy: nativeName, PolicyHash: nativeHash}
+}
+
+// makeWay stops feeding one busy worker, so that the model that waits longest gets its memory once
+// that worker has drained. Each model keeps a turn of a few load times.
+func (s *Scheduler) makeWay(it *item, n Need, now int64) {
+	if s.opts.Evictor == nil || n.Devices > 1 {
+		return
+	}
+	var victim *worker
+	for _, h := range s.hiveList {
+		if hiveBarred(h, it.job) != "" {
+			continue
+		}
+		for _, d := range h.devs {
+			if !fitsBackend(n, d) || max(d.Total, d.Free) < n.Memory {
+				continue
+			}
+			for _, w := range d.workers {
+				if w.drainFor == it.m.name {
+					return
+				}
+				if w.External || w.Pinned || w.model.need.Pin || w.evicting > 0 || w.drainFor != "" || w.State != WorkerReady ||
+					w.Memory+d.available() < n.Memory || now-w.since < s.turn(w) {
+					continue
+				}
+				if victim == nil || w.since < victim.since {
+					victim = w
+				}
+			}
+		}
+	}
+	if victim != nil {
+		victim.drainFor = it.m.name
+	}
+}
+
+// turn is how long a worker serves its model before another model's line may take its memory.
+func (s *Scheduler) turn(w *worker) int64 {
+	return max(3*int64(s.loadTime(w.model, w.model.need, w.hive)), int64(2*time.Second))
+}
+
+// wakeup is when something is expected to change by itself.
+func (s *Scheduler) wakeup(items []item, now int64) time.Duration {
+	best := never
+	for k := range items {
+		it := &items[k]
+		if it.m == nil {
+			continue
+		}
+		for _, w := range it.m.workers {
+			if w.why != "" || w.drainFor != "" || w.freeSlots() <= 0 {
+				continue
+			}
+			if left := w.busyUntil - now - int64(s.pace.w.Pace); left > 0 {
+				best = min(best, left)
+			}
+		}
+	}
+	if best >= never {
+		if len(items) == 0 {
+			return 0
+		}
+		return time.Second
+	}
+	return time.Duration(best) + time.Millisecond
+}
