@@ -1,0 +1,165 @@
+package sserelay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+)
+
+// Options tune a Hub. The zero value is usable.
+type Options struct {
+	Window       int                       // bytes of newest frames kept in memory per stream for its readers, 0 = 256 KiB
+	WriteTimeout time.Duration             // how long one write to a reader may block, 0 = 30 s
+	HoldHeaders  time.Duration             // how long a reader's headers wait for the first event, 0 = 10 s
+	Ping         time.Duration             // silence after which a comment is sent, 0 = 15 s
+	Grace        time.Duration             // how long a finished stream without readers stays in memory, 0 = 2 s
+	MaxLine      int                       // longest line of a worker's stream, 0 = 1 MiB
+	MaxEvent     int                       // longest event of a worker's stream, 0 = 2 MiB
+	Logger       *slog.Logger              // nil = discard
+	OnCut        func(job string)          // a reader was cut for slowness
+	OnJournal    func(job string, e error) // an attached stream's frame could not be journalled
+}
+
+func (o *Options) defaults() {
+	set := func(d *time.Duration, v time.Duration) {
+		if *d <= 0 {
+			*d = v
+		}
+	}
+	set(&o.WriteTimeout, 30*time.Second)
+	set(&o.HoldHeaders, 10*time.Second)
+	set(&o.Ping, 15*time.Second)
+	set(&o.Grace, 2*time.Second)
+	if o.Window <= 0 {
+		o.Window = 256 << 10
+	}
+	if o.MaxLine <= 0 {
+		o.MaxLine = 1 << 20
+	}
+	if o.MaxEvent <= 0 {
+		o.MaxEvent = 2 << 20
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+}
+
+// StreamOptions say what a stream is for.
+type StreamOptions struct {
+	Detached  bool      // journal each frame before it is emitted
+	Recovered bool      // the job was found unfinished at start: its frames so far are read from the journal
+	Model     string    // the model's name as clients know it
+	Created   time.Time // when the job was submitted; zero = now
+}
+
+// Hub holds the live streams of a process. Its methods may be called from any goroutine.
+type Hub struct {
+	journal Journal
+	o       Options
+	mu      sync.Mutex
+	streams map[string]*Stream
+}
+
+// NewHub returns a hub over a journal; nil means one in memory.
+func NewHub(j Journal, o Options) *Hub {
+	o.defaults()
+	if j == nil {
+		j = NewMemoryJournal(MemoryOptions{})
+	}
+	return &Hub{journal: j, o: o, streams: make(map[string]*Stream)}
+}
+
+// Open starts the stream of a job, or with Recovered goes on with the one in the journal. It returns ErrExists
+// when the job's stream is open. A recovered stream that has its terminal frame already is returned ended:
+// Ended gives the result.
+func (h *Hub) Open(ctx context.Context, job string, o StreamOptions) (*Stream, error) {
+	if job == "" {
+		return nil, NewError("INVALID_REQUEST", "a stream needs a job id", nil)
+	}
+	if o.Created.IsZero() {
+		o.Created = time.Now()
+	}
+	s := newStream(h, job, o)
+	if o.Recovered {
+		if err := s.restore(ctx); err != nil {
+			return nil, fmt.Errorf("read the journal of job %s: %w", job, err)
+		}
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if old := h.streams[job]; old != nil && !old.replay {
+		return nil, ErrExists
+	}
+	h.streams[job] = s
+	if s.ended {
+		s.expireLater()
+	}
+	return s, nil
+}
+
+// Lookup returns the stream of a job while it is in memory.
+func (h *Hub) Lookup(job string) (*Stream, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s := h.streams[job]
+	return s, s != nil
+}
+
+// Len returns how many streams are in memory.
+func (h *Hub) Len() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.streams)
+}
+
+// Replay returns the stream of a job from memory, else from the journal. A job without frames gives an error with
+// the code JOB_NOT_FOUND. A journal without a terminal frame, whose job nobody carries on, gives a stream that
+// ends with an INTERNAL error after its last frame.
+func (h *Hub) Replay(ctx context.Context, job string) (*Stream, error) {
+	if s, ok := h.Lookup(job); ok {
+		return s, nil
+	}
+	s := newStream(h, job, StreamOptions{Recovered: true})
+	s.replay = true
+	if err := s.restore(ctx); err != nil {
+		return nil, fmt.Errorf("read the journal of job %s: %w", job, err)
+	}
+	if s.next == 1 {
+		return nil, notFound(job)
+	}
+	if !s.ended {
+		s.ended, s.broken = true, true
+		close(s.done)
+	}
+	return s, nil
+}
+
+// forget drops a finished stream from memory.
+func (h *Hub) forget(s *Stream) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.streams[s.id] == s {
+		delete(h.streams, s.id)
+	}
+}
+
+// Close fails every live stream with SHUTTING_DOWN, so that their readers end; journalled frames stay for the
+// next process only where a stream is detached: its terminal frame is then not written.
+func (h *Hub) Close(ctx context.Context) error {
+	h.mu.Lock()
+	live := make([]*Stream, 0, len(h.streams))
+	for _, s := range h.streams {
+		live = append(live, s)
+	}
+	h.mu.Unlock()
+	var errs []error
+	for _, s := range live {
+		if err := s.shutdown(ctx); err != nil && !errors.Is(err, ErrEnded) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}

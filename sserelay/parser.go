@@ -1,0 +1,301 @@
+package sserelay
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"time"
+)
+
+// ParserOptions bound a Parser. The zero value is usable.
+type ParserOptions struct {
+	MaxLine  int    // longest line in bytes, 0 = 1 MiB
+	MaxEvent int    // longest event in bytes, 0 = 2 MiB
+	Before   func() // called before each read that may block; may be nil
+}
+
+// Event is one dispatched event. Its slices are valid until the next call of Next.
+type Event struct {
+	Type []byte // the event field; empty means "message"
+	Data []byte // the data lines joined with LF
+	ID   string // the last event id of the stream so far
+	Raw  []byte // the event's own lines with their line ends, without the closing blank line
+}
+
+// Parser reads Server-Sent Events as the WHATWG HTML standard defines them: lines end with CR, LF or CRLF, split
+// anywhere; one byte-order mark at the start is skipped; comments and unknown fields are ignored; an event
+// without a closing blank line at the end of the stream is dropped. Invalid UTF-8 is passed on as it is.
+type Parser struct {
+	r         io.Reader
+	o         ParserOptions
+	buf       []byte
+	start     int // first byte of the block being parsed
+	pos       int // first byte that was not scanned yet
+	line      int // first byte of the current line
+	skipLF    bool
+	bomDone   bool
+	err       error
+	dead      error  // a bound was exceeded: nothing more is parsed
+	data      []byte // joined data lines, used when there is more than one
+	dataLines int
+	dataOff   int // the only data line's value, relative to start
+	dataLen   int
+	typeOff   int
+	typeLen   int
+	lastID    string
+	retry     time.Duration
+}
+
+const firstBuffer = 1024
+
+// NewParser reads events from r.
+func NewParser(r io.Reader, o ParserOptions) *Parser {
+	if o.MaxLine <= 0 {
+		o.MaxLine = 1 << 20
+	}
+	if o.MaxEvent <= 0 {
+		o.MaxEvent = 2 << 20
+	}
+	return &Parser{r: r, o: o, lastID: ""}
+}
+
+// Retry returns the last reconnection time that the stream asked for, 0 if none.
+func (p *Parser) Retry() time.Duration { return p.retry }
+
+// Pending returns the bytes of an event that was not closed by a blank line; useful after Next returned io.EOF.
+func (p *Parser) Pending() []byte { return p.buf[p.start:] }
+
+// Next returns the next event. At the end of the stream it returns io.EOF, also when the stream ended inside an
+// event; a *LimitError when a bound is exceeded; else the reader's error.
+func (p *Parser) Next() (Event, error) {
+	if p.dead != nil {
+		return Event{}, p.dead
+	}
+	p.reset(p.pos)
+	for {
+		if ev, ok, err := p.scan(); ok || err != nil {
+			return ev, err
+		}
+		if p.err != nil {
+			return Event{}, p.err
+		}
+		if err := p.fill(); err != nil {
+			p.err = err
+		}
+	}
+}
+
+// reset begins a new block at offset at.
+func (p *Parser) reset(at int) {
+	p.start, p.line, p.pos = at, at, at
+	p.dataLines, p.dataOff, p.dataLen = 0, 0, 0
+	p.typeOff, p.typeLen = 0, 0
+	p.data = p.data[:0]
+	if p.start == len(p.buf) {
+		p.buf = p.buf[:0]
+		p.start, p.line, p.pos = 0, 0, 0
+	}
+}
+
+// fill makes room and reads once.
+func (p *Parser) fill() error {
+	if p.start > 0 && len(p.buf) == cap(p.buf) {
+		n := copy(p.buf, p.buf[p.start:])
+		p.buf = p.buf[:n]
+		p.line -= p.start
+		p.pos -= p.start
+		p.start = 0
+	}
+	if len(p.buf) == cap(p.buf) {
+		next := make([]byte, len(p.buf), max(firstBuffer, 2*cap(p.buf)))
+		copy(next, p.buf)
+		p.buf = next
+	}
+	if p.o.Before != nil {
+		p.o.Before()
+	}
+	for empty := 0; ; empty++ {
+		n, err := p.r.Read(p.buf[len(p.buf):cap(p.buf)])
+		p.buf = p.buf[:len(p.buf)+n]
+		switch {
+		case n > 0 && err != nil:
+			p.err = err // reported after what came with it
+			return nil
+		case n > 0:
+			return nil
+		case err != nil:
+			return err
+		case empty > 100:
+			return io.ErrNoProgress
+		}
+	}
+}
+
+// scan looks at what is buffered for the end of the current block.
+func (p *Parser) scan() (Event, bool, error) {
+	if !p.bomDone && !p.skipBOM() {
+		return Event{}, false, nil
+	}
+	for {
+		if p.skipLF && p.pos < len(p.buf) {
+			p.swallowLF()
+		}
+		i := lineEnd(p.buf[p.pos:])
+		if i < 0 {
+			p.pos = len(p.buf)
+			return Event{}, false, p.checkBounds()
+		}
+		end := p.pos + i
+		if end-p.line > p.o.MaxLine {
+			return Event{}, false, p.fail(&LimitError{What: "a line", Limit: p.o.MaxLine})
+		}
+		blank := end == p.line
+		if !blank {
+			p.field(p.buf[p.line:end])
+		}
+		blockEnd := p.line
+		p.skipLF = p.buf[end] == '\r'
+		p.pos, p.line = end+1, end+1
+		if p.skipLF && p.pos < len(p.buf) {
+			p.swallowLF()
+		}
+		if !blank {
+			if p.pos-p.start > p.o.MaxEvent {
+				return Event{}, false, p.fail(&LimitError{What: "an event", Limit: p.o.MaxEvent})
+			}
+			continue
+		}
+		if p.dataLines == 0 {
+			p.reset(p.pos)
+			continue
+		}
+		return p.event(blockEnd), true, nil
+	}
+}
+
+// swallowLF drops the LF of a CRLF whose CR ended the line before.
+func (p *Parser) swallowLF() {
+	p.skipLF = false
+	if p.buf[p.pos] != '\n' {
+		return
+	}
+	p.pos++
+	p.line = p.pos
+	if p.start == p.pos-1 { // the CR closed the block before this one
+		p.start = p.pos
+	}
+}
+
+func (p *Parser) event(blockEnd int) Event {
+	ev := Event{ID: p.lastID, Raw: p.buf[p.start:blockEnd]}
+	ev.Type = p.buf[p.start+p.typeOff : p.start+p.typeOff+p.typeLen]
+	if p.dataLines == 1 {
+		ev.Data = p.buf[p.start+p.dataOff : p.start+p.dataOff+p.dataLen]
+	} else {
+		ev.Data = p.data
+	}
+	return ev
+}
+
+func (p *Parser) fail(err error) error {
+	p.dead = err
+	return err
+}
+
+func (p *Parser) checkBounds() error {
+	if len(p.buf)-p.line > p.o.MaxLine {
+		return p.fail(&LimitError{What: "a line", Limit: p.o.MaxLine})
+	}
+	if len(p.buf)-p.start > p.o.MaxEvent {
+		return p.fail(&LimitError{What: "an event", Limit: p.o.MaxEvent})
+	}
+	return nil
+}
+
+// skipBOM reports whether enough bytes came to decide about a byte-order mark.
+func (p *Parser) skipBOM() bool {
+	const bom = "\xef\xbb\xbf"
+	have := p.buf[p.start:]
+	if len(have) < len(bom) && bytes.HasPrefix([]byte(bom), have) && p.err == nil {
+		return false
+	}
+	p.bomDone = true
+	if bytes.HasPrefix(have, []byte(bom)) {
+		p.start += len(bom)
+		p.line, p.pos = p.start, p.start
+	}
+	return true
+}
+
+// field interprets one line that is not blank.
+func (p *Parser) field(line []byte) {
+	name, value := line, line[len(line):]
+	if i := bytes.IndexByte(line, ':'); i >= 0 {
+		if i == 0 {
+			return // a comment
+		}
+		name, value = line[:i], line[i+1:]
+		if len(value) > 0 && value[0] == ' ' {
+			value = value[1:]
+		}
+	}
+	switch string(name) {
+	case "data":
+		p.addData(value)
+	case "event":
+		p.typeOff, p.typeLen = p.offset(value), len(value)
+	case "id":
+		if bytes.IndexByte(value, 0) < 0 && string(value) != p.lastID {
+			p.lastID = string(value)
+		}
+	case "retry":
+		p.setRetry(value)
+	}
+}
+
+// offset returns where value, which aliases buf, begins relative to the block.
+func (p *Parser) offset(value []byte) int { return cap(p.buf) - cap(value) - p.start }
+
+func (p *Parser) addData(value []byte) {
+	p.dataLines++
+	switch p.dataLines {
+	case 1:
+		p.dataOff, p.dataLen = p.offset(value), len(value)
+		return
+	case 2:
+		first := p.buf[p.start+p.dataOff:]
+		p.data = append(p.data[:0], first[:p.dataLen]...)
+	}
+	p.data = append(p.data, '\n')
+	p.data = append(p.data, value...)
+}
+
+func (p *Parser) setRetry(value []byte) {
+	if len(value) == 0 || len(value) > 9 {
+		return
+	}
+	n := 0
+	for _, c := range value {
+		if c < '0' || c > '9' {
+			return
+		}
+		n = n*10 + int(c-'0')
+	}
+	p.retry = time.Duration(n) * time.Millisecond
+}
+
+// lineEnd returns the index of the first CR or LF.
+func lineEnd(b []byte) int {
+	lf := bytes.IndexByte(b, '\n')
+	head := b
+	if lf >= 0 {
+		head = b[:lf]
+	}
+	if cr := bytes.IndexByte(head, '\r'); cr >= 0 {
+		return cr
+	}
+	return lf
+}
+
+// errStop ends a journal read early.
+var errStop = errors.New("stop reading")

@@ -1,0 +1,151 @@
+package sserelay
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// reader is one follower of a stream.
+type reader struct {
+	pos  uint64 // next frame it wants; guarded by the stream's mu
+	wake chan struct{}
+}
+
+// progress says where a reader stands after a scan.
+type progress struct {
+	more  bool // there are frames that it has not seen
+	ended bool // it has seen all of an ended stream
+}
+
+// join adds a reader at the first frame.
+func (s *Stream) join() *reader {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := &reader{pos: 1, wake: make(chan struct{}, 1)}
+	s.readers[r] = struct{}{}
+	if s.idleShut {
+		s.idle, s.idleShut = make(chan struct{}), false
+	}
+	return r
+}
+
+// leave removes a reader; the last one shuts the idle channel.
+func (s *Stream) leave(r *reader) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.readers, r)
+	if len(s.readers) == 0 && !s.idleShut {
+		close(s.idle)
+		s.idleShut = true
+	}
+}
+
+// Readers returns how many readers follow the stream now.
+func (s *Stream) Readers() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.readers)
+}
+
+// Idle returns a channel that is closed when the last reader has gone. A reader that comes back makes a new channel:
+// call Idle again, and check Readers, after it was closed. A stream that never had a reader is not idle.
+func (s *Stream) Idle() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.idle
+}
+
+// scan passes a reader the frames that it has not seen, from memory or from the journal, until fn returns false.
+// Frames in memory are passed under the stream's lock: fn must not block.
+func (s *Stream) scan(ctx context.Context, r *reader, fn func(seq uint64, m Meta, data []byte) bool) (progress, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for r.pos < s.next && r.pos < s.win.base {
+		if stop, err := s.scanJournal(ctx, r, fn); err != nil || stop {
+			return progress{more: r.pos < s.next}, err
+		}
+	}
+	for r.pos < s.next {
+		m, data := s.win.at(r.pos)
+		r.pos++
+		if !fn(r.pos-1, m, data) {
+			break
+		}
+	}
+	more := r.pos < s.next
+	return progress{more: more, ended: s.ended && !more}, nil
+}
+
+// scanJournal reads what has left memory; it gives the lock back while it reads.
+func (s *Stream) scanJournal(ctx context.Context, r *reader, fn func(uint64, Meta, []byte) bool) (stop bool, err error) {
+	pos, upTo := r.pos, min(s.next, s.win.base)
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		r.pos = pos
+	}()
+	const tries = 100
+	for try := 0; pos < upTo; try++ {
+		from := pos
+		err = s.hub.journal.Read(ctx, s.id, pos-1, func(seq uint64, meta uint32, data []byte) error {
+			if seq != pos {
+				return notFound(s.id)
+			}
+			if pos == upTo {
+				return errStop
+			}
+			pos++
+			if stop = !fn(seq, Meta(meta), data); stop {
+				return errStop
+			}
+			return nil
+		})
+		if err != nil && !errors.Is(err, errStop) {
+			return false, NewError("INTERNAL", "the job's events could not be read; try again", err)
+		}
+		if stop {
+			return true, nil
+		}
+		if pos > from {
+			continue
+		}
+		if try == tries { // a buffered frame is stored within a tenth of a second
+			return false, notFound(s.id)
+		}
+		if err := pause(ctx, 20*time.Millisecond); err != nil {
+			return false, err
+		}
+	}
+	return false, nil
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// scanner passes every frame there is now, without counting as a reader.
+type scanner struct {
+	s   *Stream
+	pos uint64
+}
+
+func (sc *scanner) all(ctx context.Context, fn func(m Meta, data []byte)) error {
+	r := &reader{pos: sc.pos}
+	for {
+		p, err := sc.s.scan(ctx, r, func(_ uint64, m Meta, data []byte) bool {
+			fn(m, data)
+			return true
+		})
+		if err != nil || !p.more {
+			return err
+		}
+	}
+}

@@ -1,0 +1,343 @@
+package sserelay
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"os"
+	"strconv"
+	"time"
+)
+
+const maxBatch = 32 << 10
+
+// server is one run of Serve.
+type server struct {
+	s        *Stream
+	v        View
+	o        *Options
+	r        *reader
+	x        emitter
+	view     viewer
+	w        http.ResponseWriter
+	rc       *http.ResponseController
+	headers  bool
+	begun    time.Time
+	last     time.Time // last write
+	deadline time.Time // when the write deadline was set
+	joinEnd  uint64    // frames that existed when the reader came
+	checked  bool      // the resume point was found
+	known    uint64    // last frame that a resume may begin at without suspicion
+	recover  bool
+	queued   uint64 // versions of the ephemeral events that were sent
+	figures  uint64
+	ephAt    time.Time
+	ephDue   bool
+}
+
+// Serve writes the stream to one reader until its end, the reader's leaving, or the context's end. The headers
+// go out with the first event or after Options.HoldHeaders; an error before that is returned with nothing written, so
+// that the caller can answer with a status; a later one is told in-band and Serve returns nil. ErrSlowReader means
+// that the reader was cut, ErrAborted that the caller must cut the connection, any other error that the reader has gone.
+func (s *Stream) Serve(ctx context.Context, w http.ResponseWriter, v View) error {
+	r := s.join()
+	defer s.leave(r)
+	skip, err := parseLastEventID(v.LastEventID)
+	if err != nil {
+		return err
+	}
+	now := time.Now()
+	sv := &server{s: s, v: v, o: &s.hub.o, r: r, w: w, rc: http.NewResponseController(w), begun: now, last: now}
+	sv.x = emitter{ids: v.IDs && !v.ndjson(), skip: skip}
+	sv.view = s.newViewer(v)
+	s.mu.Lock()
+	sv.joinEnd, sv.recover = s.next, s.restored > 0
+	sv.known = max(s.restored, s.delivered)
+	s.mu.Unlock()
+	defer sv.release()
+	return sv.run(ctx)
+}
+
+func (sv *server) run(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if sv.v.Eager || sv.x.skip > 0 {
+		if err := sv.open(); err != nil {
+			return err
+		}
+	}
+	timer := time.NewTimer(sv.wait())
+	defer timer.Stop()
+	for {
+		p, err := sv.s.scan(ctx, sv.r, sv.take)
+		if err != nil {
+			return sv.broken(err)
+		}
+		if done, err := sv.step(p); done || err != nil {
+			return err
+		}
+		if p.more {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			continue
+		}
+		select {
+		case <-sv.r.wake:
+		case <-timer.C:
+			if err := sv.tick(); err != nil {
+				return err
+			}
+			timer.Reset(sv.wait())
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// take translates one frame; false when the batch is full.
+func (sv *server) take(seq uint64, m Meta, data []byte) bool {
+	sv.x.seq = seq
+	sv.view.frame(&sv.x, m, data)
+	return len(sv.x.buf) < maxBatch
+}
+
+// step writes what the last scan gave. done ends the reader.
+func (sv *server) step(p progress) (done bool, err error) {
+	if sv.diverged(p) {
+		return true, sv.broken(NewError("RESUME_DIVERGED",
+			"the event that this reader saw last is not in the journal any more; start again without Last-Event-ID", nil))
+	}
+	if sv.x.failed != nil && !sv.headers && sv.x.id <= 1 { // the failure is all there is
+		return true, sv.x.failed
+	}
+	if !sv.x.closed && sv.v.Format == FormatNative {
+		sv.ephemeral()
+	}
+	if len(sv.x.buf) > 0 {
+		if err := sv.write(); err != nil {
+			return true, err
+		}
+	}
+	switch {
+	case sv.x.failed != nil && sv.cut():
+		return true, ErrAborted
+	case sv.x.closed:
+		if !sv.headers {
+			return true, sv.open()
+		}
+		return true, nil
+	case p.ended:
+		return true, sv.lost()
+	}
+	return false, nil
+}
+
+// lost ends a reader whose stream has no terminal frame.
+func (sv *server) lost() error {
+	sv.s.mu.Lock()
+	down := sv.s.down
+	sv.s.mu.Unlock()
+	if down {
+		return sv.broken(NewError("SHUTTING_DOWN", "the queen is shutting down; come back with Last-Event-ID", nil))
+	}
+	return sv.broken(NewError("INTERNAL", "the job was not carried to its end; ask for its record and submit it again", nil))
+}
+
+// broken tells a reader of an error that is not in the frames.
+func (sv *server) broken(err error) error {
+	var e *Error
+	if !sv.headers || !errors.As(err, &e) {
+		return err
+	}
+	if sv.cut() {
+		return ErrAborted
+	}
+	sv.x.buf = sv.x.buf[:0]
+	skip := sv.x.skip
+	sv.x.skip = 0
+	sv.view.fail(&sv.x, e)
+	sv.x.skip = skip
+	return sv.write()
+}
+
+// cut reports whether nothing but cutting the connection can tell the reader of a failure.
+func (sv *server) cut() bool {
+	raw, ok := sv.view.(*rawView)
+	return ok && raw.bytes
+}
+
+// diverged looks, once, whether the reader's last event is one that this journal can vouch for.
+func (sv *server) diverged(p progress) bool {
+	if sv.checked || sv.x.skip == 0 {
+		return false
+	}
+	if sv.x.id >= sv.x.skip {
+		sv.checked = true
+		return sv.recover && sv.x.skipSeq > sv.known
+	}
+	return !p.more || sv.x.seq+1 >= sv.joinEnd
+}
+
+// wait returns how long the reader may sleep without a frame.
+func (sv *server) wait() time.Duration {
+	now := time.Now()
+	due := sv.last.Add(sv.o.Ping)
+	if !sv.headers {
+		due = sv.begun.Add(sv.o.HoldHeaders)
+	}
+	if sv.ephDue {
+		if at := sv.ephAt.Add(time.Second); at.Before(due) {
+			due = at
+		}
+	}
+	return max(due.Sub(now), time.Millisecond)
+}
+
+// tick does what became due.
+func (sv *server) tick() error {
+	now := time.Now()
+	if !sv.headers {
+		if now.Sub(sv.begun) < sv.o.HoldHeaders {
+			return nil
+		}
+		if err := sv.open(); err != nil {
+			return err
+		}
+		return sv.ping()
+	}
+	if now.Sub(sv.last) >= sv.o.Ping-time.Millisecond {
+		return sv.ping()
+	}
+	return nil
+}
+
+// ping writes a comment where the format has comments.
+func (sv *server) ping() error {
+	sv.last = time.Now()
+	if sv.v.ndjson() || sv.cut() {
+		return nil
+	}
+	sv.x.buf = append(sv.x.buf, ": ping\n\n"...)
+	return sv.write()
+}
+
+// open sends the headers.
+func (sv *server) open() error {
+	h := sv.w.Header()
+	status := http.StatusOK
+	switch {
+	case sv.v.ndjson():
+		h.Set("Content-Type", "application/x-ndjson")
+	case sv.x.header != nil:
+		status = sv.x.header.Status
+		h.Set("Content-Type", sv.x.header.ContentType)
+	default:
+		h.Set("Content-Type", "text/event-stream; charset=utf-8")
+	}
+	h.Set("Cache-Control", "no-cache, no-transform")
+	h.Set("X-Accel-Buffering", "no")
+	if sv.v.OnHeaders != nil {
+		sv.v.OnHeaders(h)
+	}
+	sv.headers = true
+	sv.arm()
+	sv.w.WriteHeader(status)
+	return sv.settle(sv.rc.Flush())
+}
+
+// write sends the collected bytes.
+func (sv *server) write() error {
+	if !sv.headers {
+		if err := sv.open(); err != nil {
+			return err
+		}
+	}
+	sv.arm()
+	_, err := sv.w.Write(sv.x.buf)
+	if err == nil {
+		err = sv.rc.Flush()
+	}
+	sv.x.buf = sv.x.buf[:0]
+	if cap(sv.x.buf) > 4<<10 {
+		sv.x.buf = nil
+	}
+	sv.last = time.Now()
+	if err = sv.settle(err); err == nil && sv.recover && sv.x.ids {
+		sv.s.noteDelivered(sv.x.seq)
+	}
+	return err
+}
+
+// arm sets the write deadline, not at every token: only when a good part of the last one has passed.
+func (sv *server) arm() {
+	now := time.Now()
+	if now.Sub(sv.deadline) < sv.o.WriteTimeout/4 {
+		return
+	}
+	sv.deadline = now
+	_ = sv.rc.SetWriteDeadline(now.Add(sv.o.WriteTimeout)) // not every writer has one
+}
+
+// settle names the error of a write.
+func (sv *server) settle(err error) error {
+	switch {
+	case err == nil || errors.Is(err, http.ErrNotSupported):
+		// A deadline that passes while nothing is written would end an HTTP/2 stream, and pings renew it only in SSE.
+		if sv.v.ndjson() || sv.cut() || sv.o.WriteTimeout <= 2*sv.o.Ping {
+			sv.deadline = time.Time{}
+			_ = sv.rc.SetWriteDeadline(time.Time{})
+		}
+		return nil
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		if sv.o.OnCut != nil {
+			sv.o.OnCut(sv.s.id)
+		}
+		return ErrSlowReader
+	}
+	return err
+}
+
+// release gives the connection back without a deadline.
+func (sv *server) release() {
+	if !sv.deadline.IsZero() {
+		_ = sv.rc.SetWriteDeadline(time.Time{})
+	}
+}
+
+// ephemeral appends the events that have no number, each at most once a second.
+func (sv *server) ephemeral() {
+	s := sv.s
+	s.mu.Lock()
+	e := s.ephemeral
+	s.mu.Unlock()
+	if e.queued == sv.queued && e.metricsVer == sv.figures || e.queued == 0 && e.metricsVer == 0 {
+		sv.ephDue = false
+		return
+	}
+	now := time.Now()
+	if sv.ephDue = !sv.ephAt.IsZero() && now.Sub(sv.ephAt) < time.Second; sv.ephDue {
+		return
+	}
+	sv.ephAt = now
+	if e.queued != 0 && e.queued != sv.queued {
+		b := quote([]byte(`{"job_id":`), s.id)
+		b = strconv.AppendInt(append(b, `,"queue_position":`...), int64(e.position), 10)
+		sv.x.bare("queued", append(b, '}'))
+	}
+	if e.metricsVer != 0 && e.metricsVer != sv.figures {
+		b := strconv.AppendFloat([]byte(`{"tokens_per_sec":`), e.metrics.TokensPerSecond, 'f', 2, 64)
+		b = strconv.AppendInt(append(b, `,"queue_ms":`...), e.metrics.QueueTime.Milliseconds(), 10)
+		b = strconv.AppendInt(append(b, `,"ttft_ms":`...), e.metrics.FirstToken.Milliseconds(), 10)
+		sv.x.bare("metrics", append(b, '}'))
+	}
+	sv.queued, sv.figures = e.queued, e.metricsVer
+}
+
+// noteDelivered remembers how far readers saw events since a recovery.
+func (s *Stream) noteDelivered(seq uint64) {
+	s.mu.Lock()
+	s.delivered = max(s.delivered, seq)
+	s.mu.Unlock()
+}

@@ -1,0 +1,284 @@
+package sserelay
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// Stream is the output of one job: frames with consecutive numbers from 1, ending with exactly one terminal frame.
+// One goroutine at a time writes (Started, Copy, Body, End, Fail), except that End and Fail may come from
+// another; any number of readers follow.
+type Stream struct {
+	hub    *Hub
+	id     string
+	o      StreamOptions
+	replay bool // journal only: nobody writes
+
+	wmu   sync.Mutex // held while a frame is taken in: frames keep their order on the way to the journal
+	state writerState
+
+	mu        sync.Mutex
+	win       window
+	next      uint64 // number of the next frame
+	readers   map[*reader]struct{}
+	idle      chan struct{}
+	idleShut  bool
+	done      chan struct{}
+	ended     bool
+	broken    bool // ended without a terminal frame
+	down      bool // ended for readers by a shutdown
+	result    Result
+	failure   *Error
+	worker    string
+	node      string
+	ephemeral ephemeral
+	restored  uint64 // last frame found in the journal at recovery
+	delivered uint64 // last frame delivered with an id since recovery
+}
+
+// writerState is what the writing side knows of the frames so far; guarded by wmu.
+type writerState struct {
+	tokens  int
+	attempt int
+	started bool // a Started frame was written
+	first   ident
+	model   string // of the Started frame
+	created int64
+	refuse  bool // something that a continuation can't carry was emitted
+	finish  string
+	data    int // data frames
+	role    bool
+	body    bool
+}
+
+// ident is the identity of a worker's stream, as raw JSON values.
+type ident struct {
+	id, created, model []byte
+}
+
+// ephemeral is what native readers see without it being journalled.
+type ephemeral struct {
+	position   int
+	queued     uint64 // version, 0 = nothing to show
+	metrics    Metrics
+	metricsVer uint64
+}
+
+// Metrics are the ephemeral figures of a running job.
+type Metrics struct {
+	TokensPerSecond float64
+	QueueTime       time.Duration
+	FirstToken      time.Duration
+}
+
+// Result is how a job ended well.
+type Result struct {
+	Finish       string // stop, length, tool_calls, content_filter
+	PromptTokens int
+	CachedTokens int
+	OutputTokens int
+	Decode       time.Duration // from the first token to the last
+}
+
+func newStream(h *Hub, id string, o StreamOptions) *Stream {
+	return &Stream{
+		hub: h, id: id, o: o, next: 1, win: window{base: 1},
+		readers: make(map[*reader]struct{}), idle: make(chan struct{}), done: make(chan struct{}),
+	}
+}
+
+// ID returns the job's id.
+func (s *Stream) ID() string { return s.id }
+
+// Done is closed when the stream has ended.
+func (s *Stream) Done() <-chan struct{} { return s.done }
+
+// Ended reports whether the stream has ended, and how: err is nil after End, and has a code after Fail.
+func (s *Stream) Ended() (ended bool, r Result, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.failure != nil {
+		return true, Result{}, s.failure
+	}
+	return s.ended && !s.broken, s.result, nil
+}
+
+// Worker returns the worker that carries the job now; empty before Started.
+func (s *Stream) Worker() (id, node string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.worker, s.node
+}
+
+// Frames returns how many frames the stream has.
+func (s *Stream) Frames() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.next - 1
+}
+
+// emit takes in one frame: for a detached stream first into the journal, then to the readers; for an attached one
+// the other way round. The caller holds wmu. wake is false when more frames follow at once.
+func (s *Stream) emit(ctx context.Context, m Meta, data []byte, wake bool) error {
+	if s.ended || s.replay {
+		return ErrEnded
+	}
+	// A frame that does not fit the window must be readable from the journal before it is announced.
+	first := s.o.Detached || len(data) > s.hub.o.Window
+	seq := s.next
+	if first {
+		err := s.hub.journal.Append(ctx, s.id, seq, uint32(m), data)
+		if err != nil && !m.Terminal() {
+			return NewError("INTERNAL", "the event could not be stored; look at the disk of the queen", err)
+		}
+		if err != nil {
+			s.hub.o.Logger.Error("terminal event not journalled", "job_id", s.id, "error", err)
+		}
+	}
+	s.publish(m, data, wake)
+	if first {
+		return nil
+	}
+	if err := s.hub.journal.Buffer(s.id, seq, uint32(m), data); err != nil {
+		s.hub.o.Logger.Warn("event not journalled", "job_id", s.id, "error", err)
+		if s.hub.o.OnJournal != nil {
+			s.hub.o.OnJournal(s.id, err)
+		}
+	}
+	return nil
+}
+
+// publish puts a frame in front of the readers.
+func (s *Stream) publish(m Meta, data []byte, wake bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(data) > s.hub.o.Window {
+		s.win.clear(s.next + 1)
+	} else {
+		s.trim(len(data))
+		s.win.push(m, data)
+	}
+	s.next++
+	if m.Terminal() {
+		s.finish(m, data)
+	}
+	if wake || m.Terminal() {
+		s.wake()
+	}
+}
+
+// trim makes room for n bytes: frames that every reader has go first, then the oldest.
+func (s *Stream) trim(n int) {
+	const keep = 2 << 10
+	if s.win.size() > keep {
+		low := s.next
+		for r := range s.readers {
+			low = min(low, r.pos)
+		}
+		s.win.dropTo(low)
+	}
+	for s.win.len() > 0 && s.win.size()+n+refSize > s.hub.o.Window {
+		s.win.dropTo(s.win.base + 1)
+	}
+}
+
+// finish marks the end; mu is held.
+func (s *Stream) finish(m Meta, data []byte) {
+	s.ended = true
+	s.noteTerminal(m, data)
+	close(s.done)
+	s.expireLater()
+}
+
+func (s *Stream) noteTerminal(m Meta, data []byte) {
+	if m.Kind() == KindError {
+		s.failure = decodeFailure(data)
+		return
+	}
+	s.result = decodeEnd(data)
+}
+
+// expireLater takes the stream out of memory once nobody needs it.
+func (s *Stream) expireLater() {
+	time.AfterFunc(s.hub.o.Grace, func() {
+		if s.Readers() > 0 {
+			s.expireLater()
+			return
+		}
+		s.hub.forget(s)
+	})
+}
+
+// wake tells the readers that there is something; mu is held.
+func (s *Stream) wake() {
+	for r := range s.readers {
+		select {
+		case r.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// flush wakes the readers after frames that were published without it.
+func (s *Stream) flush() {
+	s.mu.Lock()
+	s.wake()
+	s.mu.Unlock()
+}
+
+// restore reads what the journal holds of the job.
+func (s *Stream) restore(ctx context.Context) error {
+	st := &s.state
+	err := s.hub.journal.Read(ctx, s.id, 0, func(seq uint64, meta uint32, data []byte) error {
+		m := Meta(meta)
+		if seq != s.next {
+			return NewError("JOB_NOT_FOUND", "events of this job are missing from the journal", ErrNotFound)
+		}
+		s.next = seq + 1
+		st.note(m, data)
+		switch {
+		case m.Kind() == KindStarted:
+			s.worker, s.node = st.noteStarted(data)
+		case m.Terminal() && !s.ended:
+			s.ended = true
+			s.noteTerminal(m, data)
+			close(s.done)
+		}
+		return nil
+	})
+	s.win.clear(s.next)
+	s.restored = s.next - 1
+	return err
+}
+
+// note keeps what a continuation or a view will want to know of a frame.
+func (st *writerState) note(m Meta, data []byte) {
+	switch m.Kind() {
+	case KindData:
+		st.tokens += m.Tokens()
+		st.data++
+		if m.has(flagMore) || m.Protocol() == Raw || m.Protocol() == Bytes {
+			st.refuse = true
+		}
+		if st.first.id == nil && (m.Protocol() == Chat || m.Protocol() == Completion) {
+			st.first = readIdent(data)
+		}
+	case KindBody:
+		st.body, st.refuse = true, true
+	}
+}
+
+// readIdent copies the identity out of the first chunk.
+func readIdent(block []byte) (id ident) {
+	c, ok := parseChunk(blockData(block))
+	if !ok || c.done {
+		return id
+	}
+	clone := func(b []byte) []byte { return append([]byte(nil), b...) }
+	if id.id = clone(c.id); id.id == nil {
+		id.id = []byte(`""`)
+	}
+	id.created, id.model = clone(c.created), clone(c.model)
+	return id
+}

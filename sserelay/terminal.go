@@ -1,0 +1,196 @@
+package sserelay
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"time"
+)
+
+// startedEvent, endEvent and failEvent are the contract's events as they are journalled.
+type startedEvent struct {
+	Job     string `json:"job_id"`
+	Model   string `json:"model"`
+	Worker  string `json:"worker_id"`
+	Node    string `json:"node"`
+	Attempt int    `json:"attempt"`
+	At      string `json:"started_at"`
+	Created int64  `json:"created,omitempty"`
+}
+
+type endEvent struct {
+	Output int    `json:"tokens_out"`
+	Prompt int    `json:"prompt_tokens"`
+	Cached int    `json:"cached_tokens"`
+	Decode int64  `json:"decode_time_ms"`
+	Reason string `json:"stop_reason"`
+}
+
+type failEvent struct {
+	Code    string `json:"code"`
+	Message string `json:"message"`
+}
+
+const stamp = "2006-01-02T15:04:05.000Z07:00"
+
+func decodeEnd(data []byte) Result {
+	var e endEvent
+	if json.Unmarshal(data, &e) != nil {
+		return Result{Finish: "stop"}
+	}
+	return Result{Finish: e.Reason, PromptTokens: e.Prompt, CachedTokens: e.Cached, OutputTokens: e.Output,
+		Decode: time.Duration(e.Decode) * time.Millisecond}
+}
+
+func decodeFailure(data []byte) *Error {
+	var e failEvent
+	if json.Unmarshal(data, &e) != nil || e.Code == "" {
+		e.Code = "INTERNAL"
+	}
+	return NewError(e.Code, e.Message, nil)
+}
+
+// Started records that a worker took the job; again with a higher attempt after a loss.
+func (s *Stream) Started(ctx context.Context, workerID, node string, attempt int) error {
+	s.wmu.Lock()
+	defer s.wmu.Unlock()
+	created := s.state.created
+	if created == 0 {
+		created = s.o.Created.Unix()
+	}
+	data, err := json.Marshal(startedEvent{Job: s.id, Model: s.o.Model, Worker: workerID, Node: node, Attempt: attempt,
+		At: time.Now().UTC().Format(stamp), Created: created})
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.worker, s.node = workerID, node
+	s.ephemeral.queued = 0
+	s.mu.Unlock()
+	s.state.noteStarted(data)
+	return s.emit(ctx, newMeta(KindStarted, None, 0, 0), data, true)
+}
+
+func (st *writerState) noteStarted(data []byte) (worker, node string) {
+	var e startedEvent
+	if json.Unmarshal(data, &e) != nil {
+		return "", ""
+	}
+	if !st.started {
+		st.started, st.model, st.created = true, e.Model, e.Created
+	}
+	st.attempt = e.Attempt
+	return e.Worker, e.Node
+}
+
+// End ends the stream well. It returns ErrEnded when the stream has its terminal frame already.
+func (s *Stream) End(ctx context.Context, r Result) error {
+	s.wmu.Lock()
+	defer s.wmu.Unlock()
+	if r.Finish == "" {
+		r.Finish = "stop"
+	}
+	data, err := json.Marshal(endEvent{Output: r.OutputTokens, Prompt: r.PromptTokens, Cached: r.CachedTokens,
+		Decode: r.Decode.Milliseconds(), Reason: r.Finish})
+	if err != nil {
+		return err
+	}
+	return s.emit(ctx, newMeta(KindEnd, None, 0, 0), data, true)
+}
+
+// Fail ends the stream with an error. It returns ErrEnded when the stream has its terminal frame already.
+func (s *Stream) Fail(ctx context.Context, code, message string) error {
+	s.wmu.Lock()
+	defer s.wmu.Unlock()
+	data, err := json.Marshal(failEvent{Code: code, Message: message})
+	if err != nil {
+		return err
+	}
+	return s.emit(ctx, newMeta(KindError, None, 0, 0), data, true)
+}
+
+// shutdown ends the stream for its readers; only an attached one gets a terminal frame in the journal.
+func (s *Stream) shutdown(ctx context.Context) error {
+	if !s.o.Detached {
+		return s.Fail(ctx, "SHUTTING_DOWN", "the queen is shutting down; try again in a moment")
+	}
+	s.wmu.Lock()
+	defer s.wmu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return ErrEnded
+	}
+	s.ended, s.broken, s.down = true, true, true
+	close(s.done)
+	s.expireLater()
+	s.wake()
+	return nil
+}
+
+// Queued tells native readers the job's place in the waiting line.
+func (s *Stream) Queued(position int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ephemeral.queued != 0 && s.ephemeral.position == position {
+		return
+	}
+	s.ephemeral.position = position
+	s.ephemeral.queued++
+	s.wake()
+}
+
+// Metrics tells native readers the figures of a running job; a reader sees at most one a second.
+func (s *Stream) Metrics(m Metrics) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ephemeral.metrics = m
+	s.ephemeral.metricsVer++
+	s.wake()
+}
+
+// bodyHeader is the first line of a body frame.
+type bodyHeader struct {
+	Status      int    `json:"status"`
+	ContentType string `json:"content_type"`
+}
+
+// Body takes a whole non-streamed answer of a worker. protocol tells what its JSON is: Chat, Completion, Raw for any
+// other endpoint's JSON, Bytes for anything else. End or Fail follows from the caller.
+func (s *Stream) Body(ctx context.Context, protocol Protocol, status int, header http.Header, body []byte) (Outcome, error) {
+	now := time.Now()
+	out := Outcome{First: now, Last: now, Complete: true}
+	if protocol == Chat || protocol == Completion {
+		c, ok := parseChunk(body)
+		if !ok {
+			return out, &ProtocolError{What: "its answer is not a JSON object"}
+		}
+		if c.err != nil {
+			e := workerError(c.err)
+			out.WorkerError = e
+			return out, e
+		}
+		out.Finish = string(c.choice.finish)
+		out.take(&c)
+	} else if c, ok := parseChunk(body); ok && protocol == Raw {
+		out.take(&c)
+	}
+	head, err := json.Marshal(bodyHeader{Status: status, ContentType: header.Get("Content-Type")})
+	if err != nil {
+		return out, err
+	}
+	frame := make([]byte, 0, len(head)+1+len(body))
+	frame = append(append(append(frame, head...), '\n'), body...)
+	s.wmu.Lock()
+	defer s.wmu.Unlock()
+	m := newMeta(KindBody, protocol, 0, out.OutputTokens)
+	s.state.note(m, frame)
+	return out, s.emit(ctx, m, frame, true)
+}
+
+// take fills the counts from a chunk's usage.
+func (o *Outcome) take(c *chunk) {
+	var u usage
+	c.readUsage(&u)
+	o.PromptTokens, o.CachedTokens, o.OutputTokens = u.prompt, u.cached, u.output
+}

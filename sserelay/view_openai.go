@@ -1,0 +1,216 @@
+package sserelay
+
+import "strconv"
+
+// openaiView writes chat or text completion chunks.
+type openaiView struct {
+	translator
+	protocol Protocol
+	first    ident // of the worker's own chunks, once one passed
+	passed   bool
+	role     bool // a first chunk with the role was written
+	finish   bool // a finish_reason was written
+	used     bool // a usage chunk was written
+	tools    bool
+}
+
+func (o *openaiView) frame(x *emitter, m Meta, data []byte) {
+	switch m.Kind() {
+	case KindStarted:
+		o.note(m, data)
+	case KindData:
+		if m.Protocol() == o.protocol {
+			o.pass(x, m, data)
+			return
+		}
+		o.translate(x, m, data)
+	case KindBody:
+		o.translate(x, m, data)
+	case KindEnd:
+		o.end(x, decodeEnd(data))
+	case KindError:
+		x.closed = true
+		x.failed = failureOf(data)
+		if x.begin() {
+			x.bare("", openaiError(nil, x.failed))
+		}
+	}
+}
+
+func (o *openaiView) fail(x *emitter, e *Error) { x.bare("", openaiError(nil, e)) }
+
+// pass lets a worker's own chunk through.
+func (o *openaiView) pass(x *emitter, m Meta, block []byte) {
+	if m.has(flagUsage) {
+		if !o.usage {
+			return
+		}
+		o.used = true
+	}
+	if !o.passed {
+		o.passed, o.role = true, true
+		o.first = readIdent(block)
+	}
+	o.finish = o.finish || m.has(flagFinish)
+	x.block(block)
+}
+
+// translate writes the chunks that another protocol's frame amounts to.
+func (o *openaiView) translate(x *emitter, m Meta, data []byte) {
+	if m.has(flagUsage) || m.has(flagHeader) || m.Protocol() == Bytes {
+		return
+	}
+	eachPiece(m, data, func(p *choice) {
+		if !p.empty() {
+			o.tools = o.tools || p.tools != nil
+			o.chunk(x, p)
+		}
+	})
+}
+
+func (o *openaiView) end(x *emitter, r Result) {
+	x.closed = true
+	if !o.finish {
+		if r.Finish == "" {
+			r.Finish = "stop"
+		}
+		o.chunk(x, &choice{finish: []byte(r.Finish)})
+	}
+	if o.usage && !o.used {
+		o.used = true
+		b := append(o.head(o.scratch[:0]), `"choices":[],"usage":`...)
+		b = append(appendUsage(b, r.PromptTokens, r.OutputTokens, r.CachedTokens), '}')
+		o.scratch = b
+		x.event("", b)
+	}
+	if x.begin() {
+		x.buf = append(x.buf, "data: [DONE]\n\n"...)
+	}
+}
+
+// head appends the members that all chunks of a stream have in common.
+func (o *openaiView) head(b []byte) []byte {
+	b = append(b, `{"id":`...)
+	if len(o.first.id) > 2 {
+		b = append(b, o.first.id...)
+	} else {
+		prefix := "chatcmpl-"
+		if o.protocol == Completion {
+			prefix = "cmpl-"
+		}
+		b = quote(b, prefix+o.job)
+	}
+	if o.protocol == Chat {
+		b = append(b, `,"object":"chat.completion.chunk","created":`...)
+	} else {
+		b = append(b, `,"object":"text_completion","created":`...)
+	}
+	if len(o.first.created) > 0 {
+		b = append(b, o.first.created...)
+	} else {
+		b = strconv.AppendInt(b, o.createdUnix(), 10)
+	}
+	b = append(b, `,"model":`...)
+	if len(o.first.model) > 0 {
+		b = append(b, o.first.model...)
+	} else {
+		b = quote(b, o.model)
+	}
+	return append(b, ',')
+}
+
+// chunk writes one synthesised chunk, after the one with the role if that is still to come.
+func (o *openaiView) chunk(x *emitter, p *choice) {
+	if o.protocol == Chat && !o.role {
+		o.role = true
+		b := append(o.head(o.scratch[:0]), `"choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]`...)
+		o.close(x, b)
+	}
+	b := append(o.head(o.scratch[:0]), `"choices":[{"index":`...)
+	b = strconv.AppendInt(b, int64(p.index), 10)
+	if o.protocol == Chat {
+		b = append(b, `,"delta":{`...)
+		b = appendDelta(b, p)
+		b = append(b, '}')
+	} else {
+		b = append(b, `,"text":`...)
+		if isText(p.text) {
+			b = append(b, p.text...)
+		} else {
+			b = append(b, '"', '"')
+		}
+	}
+	if p.logprobs != nil {
+		b = append(append(b, `,"logprobs":`...), p.logprobs...)
+	}
+	b = append(b, `,"finish_reason":`...)
+	if len(p.finish) > 0 && p.empty() {
+		o.finish = true
+		b = append(append(append(b, '"'), p.finish...), '"')
+	} else {
+		b = append(b, "null"...)
+	}
+	o.close(x, append(b, "}]"...))
+}
+
+// appendDelta writes the members of a delta.
+func appendDelta(b []byte, p *choice) []byte {
+	comma := false
+	put := func(name string, v []byte) {
+		if comma {
+			b = append(b, ',')
+		}
+		comma = true
+		b = append(append(append(append(b, '"'), name...), `":`...), v...)
+	}
+	if p.reasoning != nil {
+		put("reasoning_content", p.reasoning)
+	}
+	if isText(p.text) {
+		put("content", p.text)
+	}
+	if p.tools != nil {
+		put("tool_calls", indexed(p.tools))
+	}
+	return b
+}
+
+// close ends a chunk: the chunks before the usage say usage null when usage was asked for.
+func (o *openaiView) close(x *emitter, b []byte) {
+	if o.usage {
+		b = append(b, `,"usage":null`...)
+	}
+	b = append(b, '}')
+	o.scratch = b
+	x.event("", b)
+}
+
+// indexed gives each tool call of a whole message the index that a streamed one must have.
+func indexed(tools []byte) []byte {
+	if v := member(firstElement(tools), "index"); v != nil {
+		return tools
+	}
+	out := []byte{'['}
+	n := 0
+	eachElement(tools, func(v []byte) bool {
+		if len(v) < 2 || v[0] != '{' {
+			return true
+		}
+		if n > 0 {
+			out = append(out, ',')
+		}
+		out = strconv.AppendInt(append(out, `{"index":`...), int64(n), 10)
+		if len(v) > 2 {
+			out = append(out, ',')
+		}
+		out = append(out, v[1:]...)
+		n++
+		return true
+	})
+	return append(out, ']')
+}
+
+func firstElement(array []byte) (first []byte) {
+	eachElement(array, func(v []byte) bool { first = v; return false })
+	return first
+}
