@@ -1,0 +1,206 @@
+package queue
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"time"
+)
+
+// Ticket is a change that is on its way to the store.
+type Ticket struct {
+	job Job
+	w   *write
+}
+
+// ID is the job's id.
+func (t *Ticket) ID() string { return t.job.ID }
+
+// Job is the record as it was submitted, with its lease when it was submitted as running.
+func (t *Ticket) Job() Job { return t.job }
+
+// Wait returns after the commit: nil means stored. It can be called by many and again. A cancelled ctx ends the
+// waiting, not the submission.
+func (t *Ticket) Wait(ctx context.Context) error {
+	select {
+	case <-t.w.group.done:
+		return t.w.err
+	case <-ctx.Done():
+		select {
+		case <-t.w.group.done:
+			return t.w.err
+		default:
+			return ctx.Err()
+		}
+	}
+}
+
+// Submit takes a job and returns at once; the ticket's Wait tells when it is stored. A job with state Running is
+// stored as claimed by its Worker on its Node, with a lease for the caller (Ticket.Job), which need not wait before
+// it uses it; otherwise the job goes into the line. Errors: a *DuplicateError that carries the first job of the
+// idempotency key, ErrConflict when that one had another body, ErrOverloaded, ErrInvalid, ErrClosed.
+func (q *Queue) Submit(job Job) (*Ticket, error) {
+	if err := q.ready(context.Background()); err != nil {
+		return nil, err
+	}
+	now := q.o.Clock()
+	rec, err := q.prepare(job, now)
+	if err != nil {
+		return nil, err
+	}
+	if rec.IdempotencyKey != "" {
+		if err := q.duplicate(&rec, now); err != nil {
+			return nil, err
+		}
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if err := q.admits(&rec); err != nil {
+		return nil, err
+	}
+	if rec.ID == "" {
+		rec.ID, rec.Key = q.ids.next(now)
+	} else if q.live[rec.Key] != nil {
+		return nil, ErrConflict
+	}
+	e := &entry{cls: q.line.class(rec.Priority)}
+	q.live[rec.Key] = e
+	if rec.IdempotencyKey != "" {
+		q.idem[[2]string{rec.Tenant, rec.IdempotencyKey}] = e
+	}
+	rec.Rank = e.cls.rank(rec.Tenant, q.weight(rec.Tenant))
+	if rec.State == Running {
+		rec.Attempt = max(1, rec.Attempt)
+		rec.Started = now
+		rec.Lease = Lease{Job: rec.ID, Holder: q.o.Holder, Fence: 1}
+		e.cls.claimed(rec.Rank)
+	}
+	if rec.State == Queued && !rec.Deadline.IsZero() {
+		q.timers.push(rec.Deadline, rec.Key, timerDeadline)
+	}
+	w := q.stage(e, rec, true, false)
+	return &Ticket{job: rec.Job, w: w}, nil
+}
+
+// Enqueue is Submit and Wait.
+func (q *Queue) Enqueue(ctx context.Context, job Job) (Job, error) {
+	t, err := q.Submit(job)
+	if err != nil {
+		return Job{}, err
+	}
+	if err := t.Wait(ctx); err != nil {
+		return Job{}, err
+	}
+	return t.job, nil
+}
+
+// Prepare checks a job and fills in what a store's own enqueue (a Tx twin) writes: id, key, state, times.
+func (q *Queue) Prepare(job Job) (Record, error) {
+	now := q.o.Clock()
+	rec, err := q.prepare(job, now)
+	if err != nil {
+		return Record{}, err
+	}
+	if rec.State != Queued {
+		return Record{}, invalid("a job enqueued in a transaction can't be running")
+	}
+	if rec.ID == "" {
+		rec.ID, rec.Key = q.ids.next(now)
+	}
+	return rec, nil
+}
+
+func (q *Queue) prepare(job Job, now time.Time) (Record, error) {
+	rec := Record{Job: job}
+	switch rec.State {
+	case "":
+		rec.State = Queued
+	case Queued, Running:
+	default:
+		return rec, invalid("a job can be submitted as queued or running, not %q", rec.State)
+	}
+	switch rec.Priority {
+	case "":
+		rec.Priority = Interactive
+	case Interactive, Batch:
+	default:
+		return rec, invalid("priority %q: use interactive or batch", rec.Priority)
+	}
+	if rec.ID != "" {
+		key, ok := ParseID(rec.ID)
+		if !ok {
+			return rec, invalid("id %q was not made by NewID", rec.ID)
+		}
+		rec.Key = key
+	}
+	if rec.Submitted.IsZero() {
+		rec.Submitted = now
+	}
+	if rec.IdempotencyKey == "" {
+		rec.Fingerprint = ""
+	} else if rec.Fingerprint == "" {
+		sum := sha256.Sum256(rec.Payload)
+		rec.Fingerprint = base64.RawURLEncoding.EncodeToString(sum[:])
+	}
+	rec.Completed, rec.FirstToken, rec.Lease = time.Time{}, time.Time{}, Lease{}
+	return rec, nil
+}
+
+// admits says whether the queue takes another job. q.mu is held.
+func (q *Queue) admits(rec *Record) error {
+	switch {
+	case q.closed || q.draining:
+		return ErrClosed
+	case len(q.forming.writes) >= q.o.Backlog:
+		return ErrOverloaded
+	case rec.State == Queued && q.o.Max > 0 && q.queued >= q.o.Max:
+		return ErrOverloaded
+	}
+	if rec.IdempotencyKey != "" {
+		if e := q.idem[[2]string{rec.Tenant, rec.IdempotencyKey}]; e != nil {
+			return same(e.rec.Job, rec.Fingerprint)
+		}
+	}
+	return nil
+}
+
+// duplicate looks for the first job of an idempotency key, in memory and in the store.
+func (q *Queue) duplicate(rec *Record, now time.Time) error {
+	q.mu.Lock()
+	e := q.idem[[2]string{rec.Tenant, rec.IdempotencyKey}]
+	var first Job
+	if e != nil {
+		first = e.rec.Job
+	}
+	q.mu.Unlock()
+	if e != nil {
+		return same(first, rec.Fingerprint)
+	}
+	found, err := q.store.Find(context.Background(), rec.Tenant, rec.IdempotencyKey, now.Add(-q.o.IdempotencyWindow))
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return nil
+	case err != nil:
+		return err
+	}
+	return same(found.Job, rec.Fingerprint)
+}
+
+// same says what a second job with a used idempotency key gets.
+func same(first Job, fingerprint string) error {
+	if first.Fingerprint != fingerprint {
+		return ErrConflict
+	}
+	first.Payload = nil
+	return &DuplicateError{First: first}
+}
+
+// judge turns a duplicate that only the store noticed into what Submit would have said.
+func judge(err error, fingerprint string) error {
+	var d *DuplicateError
+	if errors.As(err, &d) {
+		return same(d.First, fingerprint)
+	}
+	return err
+}

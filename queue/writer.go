@@ -1,0 +1,325 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// group is a set of writes that are committed together.
+type group struct {
+	done   chan struct{} // closed after the commit
+	writes []*write
+}
+
+func newGroup() *group { return &group{done: make(chan struct{})} }
+
+// write is one change on its way to the store.
+type write struct {
+	op     Op
+	e      *entry
+	before Record // to go back to when the write fails
+	fresh  bool   // the job did not exist before
+	lazy   bool   // nobody waits: it rides on the next commit
+	dead   bool   // taken back before it was written
+	group  *group
+	err    error
+}
+
+// stage makes next the record of e and puts the write for it on its way, merged into one that was not taken yet.
+// q.mu is held.
+func (q *Queue) stage(e *entry, next Record, fresh, lazy bool) *write {
+	w := e.pending
+	if w == nil {
+		w = &write{e: e, before: e.rec, fresh: fresh, lazy: lazy}
+		w.op = Op{Kind: OpUpdate, IfState: e.rec.State, IfFence: e.rec.Lease.Fence}
+		if fresh {
+			w.op.Kind, w.op.Since = OpInsert, next.Submitted.Add(-q.o.IdempotencyWindow)
+		}
+		e.pending = w
+		q.enlist(w)
+	} else if w.lazy && !lazy {
+		w.lazy = false
+		q.enlist(w)
+	}
+	if !fresh {
+		q.count(&e.rec, -1)
+	}
+	payload := next.Payload
+	if !fresh {
+		next.Payload = e.rec.Payload
+	}
+	e.rec = next
+	q.count(&e.rec, 1)
+	if w.op.Kind == OpInsert && fresh {
+		w.op.Record = next
+	} else {
+		kept := w.op.Record.Payload
+		w.op.Record = next
+		w.op.Record.Payload = kept
+	}
+	if fresh {
+		q.cache(e, payload)
+	}
+	w.op.Scrub = next.State.Terminal() && !q.o.KeepPayloads
+	if w.op.Scrub {
+		w.op.Record.Payload = nil
+	}
+	q.settle(e)
+	return w
+}
+
+// enlist puts a write into the forming group, or among those that ride along. q.mu is held.
+func (q *Queue) enlist(w *write) {
+	if w.lazy {
+		if len(q.lazy) == 0 {
+			q.lazyAt = time.Now().Add(q.o.Lazy)
+			q.poke() // the writer must learn of the new deadline
+		}
+		q.lazy = append(q.lazy, w)
+		return
+	}
+	w.group = q.forming
+	q.forming.writes = append(q.forming.writes, w)
+	if len(q.forming.writes) == 1 {
+		q.poke()
+	}
+}
+
+// poke wakes the writer.
+func (q *Queue) poke() {
+	select {
+	case q.wake <- struct{}{}:
+	default:
+	}
+}
+
+// take closes the forming group and adds what rides along. q.mu is held.
+func (q *Queue) take() *group {
+	g := q.forming
+	for _, w := range q.lazy {
+		if w.lazy && !w.dead && w.group == nil {
+			w.group = g
+			g.writes = append(g.writes, w)
+		}
+	}
+	q.lazy = q.lazy[:0]
+	q.forming = newGroup()
+	for _, w := range g.writes {
+		if w.e != nil && !w.dead {
+			w.e.pending = nil
+			w.e.flying++
+		}
+	}
+	return g
+}
+
+// run is the writer: it commits groups and keeps time.
+func (q *Queue) run() {
+	defer close(q.done)
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	var began time.Time
+	var size int
+	nextPurge := time.Now().Add(time.Second)
+	for {
+		q.Sweep()
+		if time.Now().After(nextPurge) {
+			q.housekeep()
+			nextPurge = time.Now().Add(time.Minute)
+		}
+		q.mu.Lock()
+		ready, wait := q.due(nextPurge)
+		q.mu.Unlock()
+		if !ready {
+			timer.Reset(wait)
+			select {
+			case <-q.wake:
+			case <-timer.C:
+			case <-q.quit:
+				q.last()
+				return
+			}
+			continue
+		}
+		if pause := q.o.Pace - time.Since(began); size > 1 && pause > 0 {
+			timer.Reset(pause)
+			select {
+			case <-timer.C:
+			case <-q.quit:
+			}
+		}
+		began = time.Now()
+		q.mu.Lock()
+		g := q.take()
+		q.mu.Unlock()
+		size = len(g.writes)
+		q.commit(g)
+	}
+}
+
+// due reports whether there is something to commit now, or how long to sleep. q.mu is held.
+func (q *Queue) due(nextPurge time.Time) (bool, time.Duration) {
+	if len(q.forming.writes) > 0 {
+		return true, 0
+	}
+	wait := time.Until(nextPurge)
+	if len(q.lazy) > 0 {
+		d := time.Until(q.lazyAt)
+		if d <= 0 {
+			return true, 0
+		}
+		wait = min(wait, d)
+	}
+	if len(q.timers) > 0 {
+		wait = min(wait, q.timers[0].at.Sub(q.o.Clock()))
+	}
+	return false, max(wait, 0)
+}
+
+// last commits what is left when the queue closes.
+func (q *Queue) last() {
+	q.mu.Lock()
+	g := q.take()
+	q.mu.Unlock()
+	q.commit(g)
+}
+
+// commit writes a group and tells everybody.
+func (q *Queue) commit(g *group) {
+	writes := g.writes[:0]
+	ops := make([]*Op, 0, len(g.writes))
+	for _, w := range g.writes {
+		if !w.dead {
+			writes, ops = append(writes, w), append(ops, &w.op)
+		}
+	}
+	var err error
+	if len(ops) > 0 {
+		err = q.store.Apply(context.Background(), ops)
+	}
+	var stale []int64
+	q.mu.Lock()
+	if err != nil {
+		q.log.Error("queue: commit failed", "jobs", len(ops), "err", err)
+		q.failGroup(writes, err)
+	} else {
+		for _, w := range writes {
+			if w.e != nil {
+				w.e.flying--
+			}
+			if w.err = judge(w.op.Err, w.op.Record.Fingerprint); w.err != nil {
+				stale = append(stale, q.lost(w)...)
+				continue
+			}
+			q.stored(w)
+		}
+	}
+	if q.draining && q.active == 0 && q.idle != nil {
+		close(q.idle)
+		q.idle = nil
+	}
+	q.mu.Unlock()
+	for _, key := range stale {
+		q.reread(key)
+	}
+	close(g.done)
+}
+
+// stored settles a write that is committed. q.mu is held.
+func (q *Queue) stored(w *write) {
+	e := w.e
+	if e == nil {
+		return
+	}
+	if w.op.Record.State.Terminal() && e.flying == 0 && e.pending == nil {
+		q.forget(e)
+	}
+	if len(q.watchers) > 0 {
+		q.publish(w.op.Record.Job)
+	}
+	w.op.Record.Payload = nil
+}
+
+// forget drops an entry from memory. q.mu is held.
+func (q *Queue) forget(e *entry) {
+	q.unplace(e)
+	q.uncache(e)
+	delete(q.live, e.rec.Key)
+	if id := [2]string{e.rec.Tenant, e.rec.IdempotencyKey}; q.idem[id] == e {
+		delete(q.idem, id)
+	}
+}
+
+// failGroup takes back every write of a group that was not stored. A finish that nobody waits for is tried again.
+// q.mu is held.
+func (q *Queue) failGroup(writes []*write, err error) {
+	for _, w := range writes {
+		if w.e == nil {
+			w.err = err
+			continue
+		}
+		w.e.flying--
+		if w.lazy && !w.fresh && w.e.pending == nil && !q.closed {
+			w.group, w.e.pending = nil, w
+			q.lazy = append(q.lazy, w)
+			q.lazyAt = time.Now().Add(10 * q.o.Lazy)
+			continue
+		}
+		q.undo(w, err)
+	}
+}
+
+// undo brings an entry back to what it was before a write, and fails what was staged on top of it. q.mu is held.
+func (q *Queue) undo(w *write, err error) {
+	w.err = err
+	e := w.e
+	if p := e.pending; p != nil {
+		p.dead, p.err, e.pending = true, err, nil
+	}
+	if w.fresh {
+		q.count(&e.rec, -1)
+		q.forget(e)
+		return
+	}
+	before := w.before
+	before.Payload = e.rec.Payload
+	q.count(&e.rec, -1)
+	e.rec = before
+	q.count(&e.rec, 1)
+	q.settle(e)
+}
+
+// lost settles a write that the store refused alone. An update that lost its condition is read again. q.mu is held.
+func (q *Queue) lost(w *write) []int64 {
+	if w.e == nil {
+		return nil
+	}
+	q.undo(w, w.err)
+	if w.fresh {
+		return nil
+	}
+	return []int64{w.e.rec.Key}
+}
+
+// reread replaces what memory has of a job by what the store has.
+func (q *Queue) reread(key int64) {
+	rec, err := q.store.Get(context.Background(), key)
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		q.log.Error("queue: reread failed", "err", err)
+		return
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if e := q.live[key]; e != nil && e.pending == nil && e.flying == 0 {
+		q.count(&e.rec, -1)
+		q.forget(e)
+	}
+	switch {
+	case err != nil || q.live[key] != nil:
+	case rec.State.Terminal():
+		q.count(&rec, 1)
+	default:
+		q.adopt(rec)
+	}
+}
