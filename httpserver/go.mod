@@ -1,3 +1,8 @@
 module github.com/queen-rbee/queen-rbee/httpserver
 
 go 1.26.0
+
+require (
+	github.com/gorilla/mux v1.8.1
+	go.uber.org/goleak v1.3.0
+)

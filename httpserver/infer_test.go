@@ -1,0 +1,50 @@
+package httpserver
+
+import (
+	"strings"
+	"testing"
+)
+
+const chatBody = `{"model":"stories","messages":[{"role":"user","content":"Once \u0041é"}],"max_tokens":8,"unknown":{"x":1}}`
+
+func TestChat(t *testing.T) {
+	g := newRig(t, fakeAuth{}, Options{})
+	resp, body := g.do(t, "POST", "/v1/chat/completions", chatBody, "X-Rbee-Session", "s1", "X-Rbee-Priority", "batch", "X-Request-Id", "abc")
+	if resp.StatusCode != 200 || !strings.Contains(body, "Once upon a time") {
+		t.Fatalf("%d %s", resp.StatusCode, body)
+	}
+	r := g.f.last(t)
+	if r.Surface != SurfaceChat || r.Model != "stories" || r.MaxTokens != 8 || r.PromptChars != 7 || string(r.Body) != chatBody ||
+		r.Session != "s1" || r.Priority != "batch" || r.RequestID != "abc" || r.CorrelationID != "abc" || r.N != 1 || r.Stream {
+		t.Fatalf("%+v", r)
+	}
+	for _, h := range []string{"X-Request-Id", "X-Correlation-Id", "X-Rbee-Job-Id", "X-Rbee-Worker-Id", "X-Ratelimit-Limit-Requests"} {
+		if resp.Header.Get(h) == "" {
+			t.Errorf("no %s", h)
+		}
+	}
+}
+
+func TestChatStream(t *testing.T) {
+	g := newRig(t, fakeAuth{}, Options{})
+	resp, body := g.do(t, "POST", "/v1/chat/completions", `{"model":"stories","stream":true,"stream_options":{"include_usage":true},"messages":[{"role":"user","content":"x"}]}`)
+	if resp.StatusCode != 200 || !strings.HasSuffix(body, "data: [DONE]\n\n") || !strings.Contains(body, `"choices":[],"usage"`) {
+		t.Fatalf("%d %s", resp.StatusCode, body)
+	}
+}
+
+func TestTaskAccepted(t *testing.T) {
+	g := newRig(t, fakeAuth{}, Options{})
+	resp, body := g.do(t, "POST", "/v2/tasks", `{"model":"stories","prompt":"x","priority":"batch","deadline":"30s"}`)
+	if resp.StatusCode != 202 || body != `{"job_id":"job-1","status":"queued","queue_position":0,"events_url":"/v2/tasks/job-1/events"}`+"\n" {
+		t.Fatalf("%d %s", resp.StatusCode, body)
+	}
+	r := g.f.last(t)
+	if !r.Detach || r.Priority != "batch" || r.Deadline.IsZero() {
+		t.Fatalf("%+v", r)
+	}
+	resp, body = g.do(t, "POST", "/v2/tasks", `{"model":"stories","prompt":"x"}`, "Accept", "text/event-stream")
+	if resp.StatusCode != 200 || !strings.Contains(body, "event: end") || g.f.last(t).Detach {
+		t.Fatalf("%d %s", resp.StatusCode, body)
+	}
+}

@@ -1,0 +1,271 @@
+package httpserver
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"net/http"
+	"strings"
+
+	"github.com/queen-rbee/queen-rbee/httpserver/internal/strict"
+)
+
+func (c *call) chat() error        { return c.infer(SurfaceChat, FormatChat) }
+func (c *call) completions() error { return c.infer(SurfaceCompletions, FormatCompletion) }
+func (c *call) embeddings() error  { return c.infer(SurfaceEmbeddings, FormatRaw) }
+
+// infer runs one request of the OpenAI surface.
+func (c *call) infer(surface Surface, format string) error {
+	req := &Request{Surface: surface, Path: c.r.URL.Path, N: 1, ContentType: "application/json"}
+	var p params
+	body, release, err := c.object(func(k, v []byte) error { return p.take(surface, req, k, v) })
+	if err != nil {
+		return err
+	}
+	defer release()
+	req.Body = body
+	if err := p.check(surface, req); err != nil {
+		return err
+	}
+	return c.run(req, View{Format: format, IncludeUsage: req.IncludeUsage, Model: req.Model})
+}
+
+// params collects what must be checked once the whole object was seen.
+type params struct{ maxTokens, maxCompletion int }
+
+// take checks one known field of an OpenAI body; unknown ones pass.
+func (p *params) take(surface Surface, req *Request, key, v []byte) error {
+	name := string(key)
+	switch name {
+	case "model":
+		return modelField(v, &req.Model)
+	case "stream":
+		return boolField(name, v, &req.Stream)
+	case "messages":
+		if surface == SurfaceChat {
+			return messagesField(v, req)
+		}
+	case "prompt":
+		if surface == SurfaceCompletions {
+			return promptField(name, v, req)
+		}
+	case "input":
+		if surface == SurfaceEmbeddings {
+			return promptField(name, v, req)
+		}
+	case "max_tokens":
+		return wholeField(name, v, 1, 1<<31-1, &p.maxTokens)
+	case "max_completion_tokens":
+		return wholeField(name, v, 1, 1<<31-1, &p.maxCompletion)
+	case "n":
+		return wholeField(name, v, 1, 128, &req.N)
+	case "temperature":
+		return rangeField(name, v, 0, 2)
+	case "top_p":
+		return rangeField(name, v, 0, 1)
+	case "presence_penalty", "frequency_penalty":
+		return rangeField(name, v, -2, 2)
+	case "seed":
+		return wholeField(name, v, -1<<63, 1<<63-1, nil)
+	case "stop":
+		return stopField(name, v)
+	case "stream_options":
+		return streamOptions(v, req)
+	case "tools":
+		if !isNull(v) && v[0] != '[' {
+			return invalid(name, "tools must be a list")
+		}
+	case "response_format":
+		if !isNull(v) && v[0] != '{' {
+			return invalid(name, "response_format must be an object")
+		}
+	}
+	return nil
+}
+
+func (p *params) check(surface Surface, req *Request) error {
+	if req.Model == "" {
+		return invalid("model", "model is missing: GET /v1/models lists what there is")
+	}
+	req.MaxTokens = p.maxTokens
+	if p.maxCompletion > 0 {
+		req.MaxTokens = p.maxCompletion
+	}
+	if req.Prompt == nil {
+		what := map[Surface]string{SurfaceChat: "messages", SurfaceCompletions: "prompt", SurfaceEmbeddings: "input"}[surface]
+		return invalid(what, "%s is missing", what)
+	}
+	if surface == SurfaceEmbeddings && req.Stream {
+		return invalid("stream", "embeddings are not streamed")
+	}
+	return nil
+}
+
+func messagesField(v []byte, req *Request) error {
+	n, ok := 0, true
+	good := strict.Elements(v, func(e []byte) bool {
+		n++
+		ok = e[0] == '{' && hasRole(e)
+		return ok
+	})
+	if !good || !ok || n == 0 {
+		return invalid("messages", "messages must be a list of at least one object, each with a role")
+	}
+	req.Prompt, req.PromptChars = v, chars(v, 0)
+	return nil
+}
+
+func hasRole(message []byte) bool {
+	role := false
+	strict.Members(message, func(k, v []byte) bool {
+		role = string(k) == "role" && len(v) > 2 && v[0] == '"'
+		return !role
+	})
+	return role
+}
+
+func promptField(name string, v []byte, req *Request) error {
+	if v[0] != '"' && v[0] != '[' || string(v) == "[]" {
+		return invalid(name, "%s must be a string or a list that is not empty", name)
+	}
+	req.Prompt, req.PromptChars = v, chars(v, 0)
+	return nil
+}
+
+func streamOptions(v []byte, req *Request) error {
+	if isNull(v) {
+		return nil
+	}
+	var err error
+	if !strict.Members(v, func(k, e []byte) bool {
+		if string(k) == "include_usage" {
+			err = boolField("stream_options.include_usage", e, &req.IncludeUsage)
+		}
+		return true
+	}) {
+		return invalid("stream_options", "stream_options must be an object")
+	}
+	return err
+}
+
+// run fills in what the headers say, submits the request and answers.
+func (c *call) run(req *Request, view View) error {
+	job, err := c.submit(req)
+	if err != nil {
+		return err
+	}
+	c.jobHeaders(job)
+	if req.Stream {
+		return job.Serve(c.r.Context(), c.w, view)
+	}
+	res, err := job.Result(c.r.Context(), view)
+	if err != nil {
+		return err
+	}
+	c.writeResult(res)
+	return nil
+}
+
+func (c *call) submit(req *Request) (Job, error) {
+	if c.s.draining.Load() {
+		return nil, &Error{ErrCode: CodeShuttingDown, Message: "the server is shutting down: try again in a few seconds", Retry: 5e9}
+	}
+	if err := c.headers(req); err != nil {
+		return nil, err
+	}
+	if !req.Identity.MayUse(req.Model) {
+		return nil, &Error{ErrCode: CodeForbidden, Param: "model", Message: "this key may not use model " + clip(req.Model, 100)}
+	}
+	return c.s.submitter.Submit(c.r.Context(), req)
+}
+
+// headers reads the X-Rbee-* headers, the idempotency key and the trace context into the request.
+func (c *call) headers(req *Request) error {
+	h := c.r.Header
+	req.RequestID, req.CorrelationID, req.Identity = c.requestID, c.correlation, c.id
+	var err error
+	if v := h.Get("X-Rbee-Priority"); v != "" || req.Priority == "" {
+		if req.Priority, err = parsePriority("X-Rbee-Priority", v); err != nil {
+			return err
+		}
+	}
+	if v := h.Get("X-Rbee-Deadline"); v != "" {
+		if req.Deadline, err = parseDeadline("X-Rbee-Deadline", v, c.now()); err != nil {
+			return err
+		}
+	}
+	if v := h.Get("X-Rbee-Session"); v != "" {
+		req.Session = v
+	}
+	if len(req.Session) > 256 {
+		return invalid("X-Rbee-Session", "a session key has at most 256 bytes")
+	}
+	switch v := h.Get("X-Rbee-Detach"); v {
+	case "", "false":
+	case "true":
+		req.Detach = true
+	default:
+		return invalid("X-Rbee-Detach", "X-Rbee-Detach must be true or false")
+	}
+	if v := h.Get("Traceparent"); len(v) == 55 && plain(v) {
+		req.Traceparent = v
+	}
+	if v := h["Idempotency-Key"]; len(v) > 0 {
+		if len(v) > 1 || v[0] == "" || len(v[0]) > 255 || !printable(v[0]) {
+			return invalid("Idempotency-Key", "an Idempotency-Key is 1 to 255 printable ASCII characters, given once")
+		}
+		req.IdempotencyKey = v[0]
+		sum := sha256.New()
+		sum.Write([]byte(c.r.URL.Path + "\n"))
+		sum.Write(req.Body)
+		req.BodyHash = hex.EncodeToString(sum.Sum(nil))
+	}
+	return nil
+}
+
+func printable(s string) bool {
+	for i := range len(s) {
+		if s[i] < 0x20 || s[i] > 0x7e {
+			return false
+		}
+	}
+	return true
+}
+
+func (c *call) jobHeaders(job Job) {
+	h := c.w.Header()
+	h["X-Rbee-Job-Id"] = []string{job.ID()}
+	for k, v := range job.Limits() {
+		h[k] = v
+	}
+}
+
+// writeResult passes a whole answer on.
+func (c *call) writeResult(res *Result) {
+	h := c.w.Header()
+	for k, v := range res.Header {
+		if !hopByHop(k) {
+			h[http.CanonicalHeaderKey(k)] = v
+		}
+	}
+	if h.Get("Content-Type") == "" {
+		h.Set("Content-Type", "application/json")
+	}
+	status := res.Status
+	if status == 0 {
+		status = http.StatusOK
+	}
+	c.w.WriteHeader(status)
+	_, _ = c.w.Write(res.Body)
+}
+
+func hopByHop(name string) bool {
+	switch strings.ToLower(name) {
+	case "connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade", "content-length", "date", "server",
+		"proxy-connection", "set-cookie", "access-control-allow-origin", "access-control-allow-credentials":
+		return true
+	}
+	return false
+}
+
+func trim(b []byte) []byte { return bytes.TrimSpace(b) }

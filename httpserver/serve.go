@@ -1,0 +1,241 @@
+package httpserver
+
+import (
+	"bufio"
+	"context"
+	"encoding/hex"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/url"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/gorilla/mux"
+)
+
+// call is one request on its way through the server.
+type call struct {
+	s           *Server
+	w           *response
+	r           *http.Request
+	vars        map[string]string
+	id          Identity
+	requestID   string
+	correlation string
+}
+
+// response remembers whether the answer has begun.
+type response struct {
+	http.ResponseWriter
+	status int
+}
+
+// WriteHeader implements http.ResponseWriter.
+func (w *response) WriteHeader(status int) {
+	if w.status == 0 && status >= 200 {
+		w.status = status
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// Write implements http.ResponseWriter.
+func (w *response) Write(b []byte) (int, error) {
+	if w.status == 0 {
+		w.status = http.StatusOK
+	}
+	return w.ResponseWriter.Write(b)
+}
+
+// Flush implements http.Flusher.
+func (w *response) Flush() {
+	if w.status == 0 {
+		w.status = http.StatusOK
+	}
+	_ = http.NewResponseController(w.ResponseWriter).Flush()
+}
+
+// Hijack implements http.Hijacker for relays that take the connection over.
+func (w *response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	c, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
+	if err == nil && w.status == 0 {
+		w.status = http.StatusOK
+	}
+	return c, rw, err
+}
+
+// Unwrap lets http.ResponseController through.
+func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+type identityKey struct{}
+
+// IdentityOf returns the caller of a request that the Server passed to one of the handlers in its Options.
+func IdentityOf(ctx context.Context) (Identity, bool) {
+	id, ok := ctx.Value(identityKey{}).(Identity)
+	return id, ok
+}
+
+// ServeHTTP implements http.Handler.
+func (s *Server) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
+	c := &call{s: s, w: &response{ResponseWriter: rw}, r: r}
+	c.identify()
+	began := s.o.Clock()
+	name := "unmatched"
+	defer func() {
+		if v := recover(); v != nil {
+			if err, ok := v.(error); ok && errors.Is(err, http.ErrAbortHandler) {
+				panic(http.ErrAbortHandler) // net/http cuts the connection; this is its own signal
+			}
+			s.o.Log.Error("handler panicked", "correlation_id", c.correlation, "panic", v, "stack", string(debug.Stack()))
+			if c.w.status != 0 {
+				panic(http.ErrAbortHandler)
+			}
+			c.fail(refuse(CodeInternal, "panic"))
+		}
+		if s.o.Observe != nil {
+			s.o.Observe(name, r.Method, c.w.status, s.o.Clock().Sub(began))
+		}
+	}()
+	rt, err := c.admit()
+	if rt != nil {
+		name = rt.path
+	}
+	if err == nil {
+		err = rt.run(c)
+	}
+	if err != nil {
+		c.fail(err)
+	}
+}
+
+// admit checks everything that does not depend on the endpoint and finds the route.
+func (c *call) admit() (*route, error) {
+	if err := c.s.checkBrowser(c.r); err != nil {
+		return nil, err
+	}
+	if err := checkPath(c.r.URL); err != nil {
+		return nil, err
+	}
+	if err := c.authorize(); err != nil {
+		return nil, err
+	}
+	var m mux.RouteMatch
+	if !c.s.mux.Match(c.r, &m) {
+		if errors.Is(m.MatchErr, mux.ErrMethodMismatch) {
+			allow := c.s.allowed(c.r)
+			c.w.Header().Set("Allow", strings.Join(allow, ", "))
+			return nil, refuse(CodeMethodNotAllowed, "%s is not a method of this path: use %s", clip(c.r.Method, 16), strings.Join(allow, " or "))
+		}
+		return nil, c.s.unknownPath(c.r)
+	}
+	rt, ok := m.Handler.(*route)
+	if !ok {
+		return nil, c.s.unknownPath(c.r)
+	}
+	c.vars = m.Vars
+	return rt, nil
+}
+
+// fail renders an error, unless the answer has begun.
+func (c *call) fail(err error) {
+	if c.w.status != 0 {
+		if errors.Is(err, ErrAborted) {
+			panic(http.ErrAbortHandler)
+		}
+		if c.r.Context().Err() == nil {
+			c.s.o.Log.Warn("answer ended with an error", "correlation_id", c.correlation, "err", err)
+		}
+		return
+	}
+	if c.r.Context().Err() != nil && errors.Is(err, c.r.Context().Err()) {
+		c.w.status = statusClientGone // nobody reads an answer
+		return
+	}
+	p := writeError(c.w, faceOf(c.r.URL.Path), c.correlation, err)
+	if p.status >= 500 {
+		c.s.o.Log.Log(c.r.Context(), slog.LevelError, "request failed", "correlation_id", c.correlation, "code", p.code, "err", err)
+	}
+}
+
+func (c *call) identify() {
+	c.requestID = headerID(c.r.Header, "X-Request-Id")
+	if c.requestID == "" {
+		c.requestID = newID()
+	}
+	c.correlation = headerID(c.r.Header, "X-Correlation-Id")
+	if c.correlation == "" {
+		c.correlation = c.requestID
+	}
+	h := c.w.Header()
+	h["X-Request-Id"] = []string{c.requestID}
+	h["X-Correlation-Id"] = []string{c.correlation}
+}
+
+// headerID returns a header's value when it is 1 to 128 characters of [A-Za-z0-9._-].
+func headerID(h http.Header, name string) string {
+	v := h[name]
+	if len(v) != 1 || len(v[0]) == 0 || len(v[0]) > 128 || !plain(v[0]) {
+		return ""
+	}
+	return v[0]
+}
+
+func plain(s string) bool {
+	for i := range len(s) {
+		c := s[i]
+		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '.' && c != '_' && c != '-' {
+			return false
+		}
+	}
+	return true
+}
+
+func newID() string {
+	var b [16]byte
+	a, z := rand.Uint64(), rand.Uint64()
+	for i := range 8 {
+		b[i], b[8+i] = byte(a>>(8*i)), byte(z>>(8*i))
+	}
+	return hex.EncodeToString(b[:])
+}
+
+func checkPath(u *url.URL) error {
+	if len(u.Path) > 2048 {
+		return refuse(CodeInvalidRequest, "the path is longer than 2048 bytes")
+	}
+	for i := range len(u.Path) {
+		if u.Path[i] < 0x20 || u.Path[i] == 0x7f {
+			return refuse(CodeInvalidRequest, "the path holds a control character")
+		}
+	}
+	return nil
+}
+
+func (s *Server) unknownPath(r *http.Request) error {
+	return refuse(CodeNotFound, "no endpoint %s %s: see /openapi.json for the list", clip(r.Method, 16), clip(r.URL.EscapedPath(), 200))
+}
+
+// allowed lists the methods that the request's path does have.
+func (s *Server) allowed(r *http.Request) []string {
+	var out []string
+	for _, m := range []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodDelete} {
+		probe := &http.Request{Method: m, URL: r.URL, Header: r.Header, Host: r.Host}
+		var match mux.RouteMatch
+		if s.mux.Match(probe, &match) && match.MatchErr == nil {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+func clip(s string, n int) string {
+	if len(s) > n {
+		s = s[:n]
+	}
+	return strings.ToValidUTF8(s, "?")
+}
+
+func (c *call) now() time.Time { return c.s.o.Clock() }

@@ -1,0 +1,88 @@
+package httpserver
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+
+	"github.com/gorilla/mux"
+)
+
+// Server is the HTTP face. Make one with New.
+type Server struct {
+	submitter Submitter
+	auth      Authenticator
+	o         Options
+	routes    []*route
+	mux       *mux.Router
+	document  []byte // /openapi.json
+
+	http     *http.Server
+	draining atomic.Bool
+	closing  chan struct{} // closed when draining begins: feeds end
+	once     sync.Once
+	bodies   atomic.Int64 // bytes held by large bodies
+}
+
+// New makes a Server over what runs jobs and what knows callers.
+func New(submitter Submitter, auth Authenticator, o Options) (*Server, error) {
+	if submitter == nil || auth == nil {
+		return nil, errors.New("httpserver: a Submitter and an Authenticator are needed")
+	}
+	s := &Server{submitter: submitter, auth: auth, o: o.withDefaults(), closing: make(chan struct{})}
+	s.routes = s.table()
+	s.mux = mux.NewRouter().UseEncodedPath().SkipClean(true)
+	for _, r := range s.routes {
+		methods := []string{r.method}
+		if r.method == http.MethodGet {
+			methods = append(methods, http.MethodHead)
+		}
+		s.mux.Handle(r.path, r).Methods(methods...)
+	}
+	var err error
+	if s.document, err = s.describe(); err != nil {
+		return nil, err
+	}
+	s.http = &http.Server{
+		Handler:           s,
+		ReadHeaderTimeout: s.o.HeaderTime,
+		IdleTimeout:       s.o.IdleTimeout,
+		MaxHeaderBytes:    32 << 10,
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: 250},
+	}
+	return s, nil
+}
+
+// Handler returns the whole surface: with authentication, bounds and error rendering around the routes.
+func (s *Server) Handler() http.Handler { return s }
+
+// Serve answers on the listener until Drain, or until the context ends, which cuts what is open.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	stop := context.AfterFunc(ctx, func() { _ = s.http.Close() })
+	defer stop()
+	err := s.http.Serve(l)
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}
+
+// Drain refuses new jobs with SHUTTING_DOWN, ends event feeds, and waits for open answers until the context ends; what
+// is still open then is cut.
+func (s *Server) Drain(ctx context.Context) error {
+	s.Refuse()
+	err := s.http.Shutdown(ctx)
+	if err != nil {
+		_ = s.http.Close()
+	}
+	return err
+}
+
+// Refuse begins the refusal of new jobs, and ends event feeds, without closing the listener.
+func (s *Server) Refuse() {
+	s.draining.Store(true)
+	s.once.Do(func() { close(s.closing) })
+}
