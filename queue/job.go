@@ -98,12 +98,12 @@ func (r Result) apply(j *Job, now time.Time) {
 		j.Node = r.Node
 	}
 	if !r.Started.IsZero() {
-		j.Started = r.Started
+		j.Started = norm(r.Started)
 	}
 	if !r.FirstToken.IsZero() {
-		j.FirstToken = r.FirstToken
+		j.FirstToken = norm(r.FirstToken)
 	}
-	j.Completed = r.Completed
+	j.Completed = norm(r.Completed)
 	if j.Completed.IsZero() {
 		j.Completed = now
 	}

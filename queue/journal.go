@@ -80,6 +80,15 @@ func (m *MemoryJournal) Reopen() {
 	}
 }
 
+// Cutoff brings a moment that a caller computed from time.Now onto a steady clock that now reads now, so that a step
+// of the system clock between the two makes nothing look old. A time of another clock is returned as it is.
+func Cutoff(before, now time.Time) time.Time {
+	if before == before.Round(0) { // no monotonic reading
+		return before
+	}
+	return now.Add(-time.Since(before))
+}
+
 // Append implements Journal.
 func (m *MemoryJournal) Append(ctx context.Context, job string, seq uint64, meta uint32, data []byte) error {
 	if err := ctx.Err(); err != nil {
@@ -230,6 +239,7 @@ func (m *MemoryJournal) Expire(ctx context.Context, before time.Time) (int, erro
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	n := 0
+	before = Cutoff(before, m.clock())
 	for job, s := range m.streams {
 		if len(s.frames) > 0 && s.last.Before(before) {
 			m.drop(job)

@@ -70,9 +70,11 @@ func (o Options) withDefaults() Options {
 	if o.PayloadCache == 0 {
 		o.PayloadCache = 64 << 20
 	}
-	if o.Clock == nil {
-		o.Clock = newSteady(time.Now).now
+	clock := o.Clock
+	if clock == nil {
+		clock = newSteady(time.Now).now
 	}
+	o.Clock = func() time.Time { return norm(clock()) }
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}

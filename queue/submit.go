@@ -137,6 +137,9 @@ func (q *Queue) prepare(job Job, now time.Time) (Record, error) {
 	if rec.Submitted.IsZero() {
 		rec.Submitted = now
 	}
+	for _, t := range []*time.Time{&rec.Submitted, &rec.NotBefore, &rec.Deadline} {
+		*t = norm(*t)
+	}
 	if rec.IdempotencyKey == "" {
 		rec.Fingerprint = ""
 	} else if rec.Fingerprint == "" {
@@ -185,6 +188,14 @@ func (q *Queue) duplicate(rec *Record, now time.Time) error {
 		return err
 	}
 	return same(found.Job, rec.Fingerprint)
+}
+
+// norm brings a time to what every store keeps: UTC, whole microseconds.
+func norm(t time.Time) time.Time {
+	if t.IsZero() {
+		return time.Time{}
+	}
+	return t.UTC().Truncate(time.Microsecond)
 }
 
 // same says what a second job with a used idempotency key gets.
