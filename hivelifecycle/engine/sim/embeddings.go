@@ -1,0 +1,73 @@
+package sim
+
+import (
+	"encoding/json"
+	"math"
+	"net/http"
+)
+
+const dimensions = 64
+
+// embeddings gives each text a vector of length 1 that depends on its words: texts that share words are near to each
+// other, which is all that a test of the path needs.
+func (s *Server) embeddings(w http.ResponseWriter, r *http.Request) {
+	var in struct {
+		Input json.RawMessage `json:"input"`
+	}
+	if !read(w, r, &in) {
+		return
+	}
+	var list []string
+	var one string
+	if json.Unmarshal(in.Input, &one) == nil && len(in.Input) > 0 {
+		list = []string{one}
+	} else if json.Unmarshal(in.Input, &list) != nil || len(list) == 0 || len(list) > 2048 {
+		fail(w, http.StatusBadRequest, "invalid_request_error", "input is a string or a list of 1 to 2048 strings")
+		return
+	}
+	data, total := make([]any, 0, len(list)), 0
+	for i, txt := range list {
+		total += promptTokens(txt)
+		data = append(data, map[string]any{"object": "embedding", "index": i, "embedding": vector(txt)})
+	}
+	reply(w, http.StatusOK, map[string]any{"object": "list", "model": s.o.Alias, "data": data,
+		"usage": map[string]any{"prompt_tokens": total, "total_tokens": total}})
+}
+
+func vector(txt string) []float64 {
+	v := make([]float64, dimensions)
+	v[0] = 0.01 // so that an empty text has a direction too
+	h := uint64(hashStart)
+	add := func() {
+		z := mix(h)
+		for i := range 8 {
+			x := (z >> (8 * i)) & 0xff
+			sign := 1.0
+			if x&0x80 != 0 {
+				sign = -1
+			}
+			v[x%dimensions] += sign
+		}
+		h = hashStart
+	}
+	for i := 0; i < len(txt); i++ {
+		if txt[i] <= ' ' {
+			if h != hashStart {
+				add()
+			}
+			continue
+		}
+		h = (h ^ uint64(txt[i])) * 1099511628211
+	}
+	if h != hashStart {
+		add()
+	}
+	var sum float64
+	for _, x := range v {
+		sum += x * x
+	}
+	for i := range v {
+		v[i] /= math.Sqrt(sum)
+	}
+	return v
+}
