@@ -32,11 +32,12 @@ type Meta uint32
 
 // Flags of a data frame, set once when the frame is taken in so that no view has to look again.
 const (
-	flagText   = 1 << iota // carries text of an answer
-	flagFinish             // carries a finish_reason
-	flagUsage              // a usage chunk without choices
-	flagMore               // carries more than text: tool calls, reasoning, logprobs, another choice
-	flagHeader             // a body frame whose bytes follow as data frames
+	flagText    = 1 << iota // carries text of an answer
+	flagFinish              // carries a finish_reason
+	flagUsage               // a usage chunk without choices
+	flagMore                // carries more than text: tool calls, reasoning, logprobs, another choice
+	flagHeader              // a body frame whose bytes follow as data frames
+	flagRefusal             // a body frame that is the worker's refusal of the request
 )
 
 const maxTokens = 1<<16 - 1

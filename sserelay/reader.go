@@ -38,7 +38,23 @@ func (s *Stream) leave(r *reader) {
 	if len(s.readers) == 0 && !s.idleShut {
 		close(s.idle)
 		s.idleShut = true
+		if fn := s.onIdle; fn != nil {
+			s.onIdle = nil
+			go fn() // it may call back, and the lock is held
+		}
 	}
+}
+
+// OnIdle calls fn once, on a goroutine of its own, when the last reader has gone; at once if it has gone already. A
+// later call replaces a func that was not called yet; nil takes it back.
+func (s *Stream) OnIdle(fn func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.idleShut && fn != nil {
+		go fn()
+		return
+	}
+	s.onIdle = fn
 }
 
 // Readers returns how many readers follow the stream now.
@@ -85,7 +101,7 @@ func (s *Stream) scanJournal(ctx context.Context, r *reader, fn func(uint64, Met
 		s.mu.Lock()
 		r.pos = pos
 	}()
-	const tries = 100
+	const tries = 50
 	for try := 0; pos < upTo; try++ {
 		from := pos
 		err = s.hub.journal.Read(ctx, s.id, pos-1, func(seq uint64, meta uint32, data []byte) error {
@@ -101,17 +117,21 @@ func (s *Stream) scanJournal(ctx context.Context, r *reader, fn func(uint64, Met
 			}
 			return nil
 		})
-		if err != nil && !errors.Is(err, errStop) {
-			return false, NewError("INTERNAL", "the job's events could not be read; try again", err)
-		}
 		if stop {
 			return true, nil
 		}
 		if pos > from {
+			try = 0
 			continue
 		}
-		if try == tries { // a buffered frame is stored within a tenth of a second
+		// An attached stream's frame is announced a moment before it reaches the journal: look again before giving up.
+		switch {
+		case ctx.Err() != nil:
+			return false, ctx.Err()
+		case try >= tries && (err == nil || errors.Is(err, ErrNotFound)):
 			return false, notFound(s.id)
+		case try >= tries:
+			return false, NewError("INTERNAL", "the job's events could not be read; try again", err)
 		}
 		if err := pause(ctx, 20*time.Millisecond); err != nil {
 			return false, err

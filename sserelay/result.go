@@ -26,6 +26,8 @@ func (s *Stream) Result(ctx context.Context, v View) (*Answer, error) {
 		switch {
 		case err != nil:
 			return nil, err
+		case g.failed != nil && g.refusal != nil:
+			return g.refusal, nil
 		case g.failed != nil:
 			return nil, g.failed
 		case g.closed:
@@ -56,6 +58,13 @@ type gatherer struct {
 	result  Result
 	closed  bool
 	failed  *Error
+	refusal *Answer // the worker's own refusal
+}
+
+// refuse keeps a worker's refusal, to be returned as it is.
+func (g *gatherer) refuse(frame []byte) {
+	h, body := splitBody(frame)
+	g.refusal = &Answer{Status: h.Status, Header: http.Header{"Content-Type": {h.ContentType}}, Body: append([]byte(nil), body...)}
 }
 
 // gathered is one choice.
@@ -95,8 +104,15 @@ func (g *gatherer) take(_ uint64, m Meta, data []byte) bool {
 	switch m.Kind() {
 	case KindStarted:
 		g.note(m, data)
+		g.refusal = nil // another worker took the job
 		g.worker, g.node = unquote(member(data, "worker_id")), unquote(member(data, "node"))
 	case KindBody:
+		if m.has(flagRefusal) {
+			if g.wants(m.Protocol()) {
+				g.refuse(data)
+			}
+			return true
+		}
 		if g.wants(m.Protocol()) || m.Protocol() == Raw || m.Protocol() == Bytes {
 			h, body := splitBody(data)
 			g.whole, g.body = &h, append(g.body, body...)

@@ -110,7 +110,7 @@ func (sv *server) step(p progress) (done bool, err error) {
 			"the event that this reader saw last is not in the journal any more; start again without Last-Event-ID", nil))
 	}
 	if sv.x.failed != nil && !sv.headers && sv.x.id <= 1 { // the failure is all there is
-		return true, sv.x.failed
+		return true, sv.refused()
 	}
 	if !sv.x.closed && sv.v.Format == FormatNative {
 		sv.ephemeral()
@@ -132,6 +132,15 @@ func (sv *server) step(p progress) (done bool, err error) {
 		return true, sv.lost()
 	}
 	return false, nil
+}
+
+// refused ends a reader that has seen nothing: with the worker's own answer where there is one, else with the failure.
+func (sv *server) refused() error {
+	if sv.x.refusal == nil || sv.x.header == nil {
+		return sv.x.failed
+	}
+	sv.x.buf = append(sv.x.buf[:0], sv.x.refusal...)
+	return sv.write()
 }
 
 // lost ends a reader whose stream has no terminal frame.

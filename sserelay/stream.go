@@ -24,6 +24,7 @@ type Stream struct {
 	readers   map[*reader]struct{}
 	idle      chan struct{}
 	idleShut  bool
+	onIdle    func()
 	done      chan struct{}
 	ended     bool
 	broken    bool // ended without a terminal frame
@@ -127,6 +128,9 @@ func (s *Stream) emit(ctx context.Context, m Meta, data []byte, wake bool) error
 	// A frame that does not fit the window must be readable from the journal before it is announced.
 	first := s.o.Detached || len(data) > s.hub.o.Window
 	seq := s.next
+	if m.Terminal() {
+		ctx = context.WithoutCancel(ctx) // the job's own end must not be lost to its cancellation
+	}
 	if first {
 		err := s.hub.journal.Append(ctx, s.id, seq, uint32(m), data)
 		if err != nil && !m.Terminal() {

@@ -156,24 +156,18 @@ type bodyHeader struct {
 }
 
 // Body takes a whole non-streamed answer of a worker. protocol tells what its JSON is: Chat, Completion, Raw for any
-// other endpoint's JSON, Bytes for anything else. End or Fail follows from the caller.
+// other endpoint's JSON, Bytes for anything else. End or Fail follows from the caller. With a status of 400 or more
+// it is the worker's refusal: a reader that has seen nothing yet gets it as it is once Fail follows.
 func (s *Stream) Body(ctx context.Context, protocol Protocol, status int, header http.Header, body []byte) (Outcome, error) {
 	now := time.Now()
 	out := Outcome{First: now, Last: now, Complete: true}
-	if protocol == Chat || protocol == Completion {
-		c, ok := parseChunk(body)
-		if !ok {
-			return out, &ProtocolError{What: "its answer is not a JSON object"}
+	var flags uint8
+	if status < 400 {
+		if err := out.takeBody(protocol, body); err != nil {
+			return out, err
 		}
-		if c.err != nil {
-			e := workerError(c.err)
-			out.WorkerError = e
-			return out, e
-		}
-		out.Finish = string(c.choice.finish)
-		out.take(&c)
-	} else if c, ok := parseChunk(body); ok && protocol == Raw {
-		out.take(&c)
+	} else {
+		flags = flagRefusal
 	}
 	head, err := json.Marshal(bodyHeader{Status: status, ContentType: header.Get("Content-Type")})
 	if err != nil {
@@ -183,14 +177,30 @@ func (s *Stream) Body(ctx context.Context, protocol Protocol, status int, header
 	frame = append(append(append(frame, head...), '\n'), body...)
 	s.wmu.Lock()
 	defer s.wmu.Unlock()
-	m := newMeta(KindBody, protocol, 0, out.OutputTokens)
+	m := newMeta(KindBody, protocol, flags, out.OutputTokens)
 	s.state.note(m, frame)
-	return out, s.emit(ctx, m, frame, true)
+	return out, s.emit(ctx, m, frame, flags == 0)
 }
 
-// take fills the counts from a chunk's usage.
-func (o *Outcome) take(c *chunk) {
+// takeBody learns the finish reason and the counts of a whole answer.
+func (o *Outcome) takeBody(protocol Protocol, body []byte) error {
+	if protocol == Bytes {
+		return nil
+	}
+	c, ok := parseChunk(body)
+	known := protocol == Chat || protocol == Completion
+	switch {
+	case !ok && known:
+		return &ProtocolError{What: "its answer is not a JSON object"}
+	case !ok:
+		return nil
+	case c.err != nil && known:
+		o.WorkerError = workerError(c.err)
+		return o.WorkerError
+	}
+	o.Finish = string(c.choice.finish)
 	var u usage
 	c.readUsage(&u)
 	o.PromptTokens, o.CachedTokens, o.OutputTokens = u.prompt, u.cached, u.output
+	return nil
 }

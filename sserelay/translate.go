@@ -43,6 +43,9 @@ func (t *translator) createdUnix() int64 {
 
 // eachPiece calls fn with every choice that a data or body frame holds; text is always in piece.text.
 func eachPiece(m Meta, data []byte, fn func(p *choice)) {
+	if m.has(flagRefusal) {
+		return
+	}
 	switch m.Protocol() {
 	case Execute:
 		t, ok := parseToken(blockData(data))

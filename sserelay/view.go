@@ -72,6 +72,7 @@ type emitter struct {
 	failed  *Error // the frames ended with this error and nothing was written of it yet
 	closed  bool   // a terminal event was translated
 	header  *bodyHeader
+	refusal []byte // the worker's own refusal, with header
 }
 
 // begin starts an event; false means that the reader has it already.
@@ -89,6 +90,12 @@ func (x *emitter) begin() bool {
 		x.buf = append(x.buf, '\n')
 	}
 	return true
+}
+
+// refuse keeps a worker's refusal of the request: it is shown as it is to a reader that has seen nothing.
+func (x *emitter) refuse(frame []byte) {
+	h, body := splitBody(frame)
+	x.header, x.refusal = &h, append([]byte(nil), body...)
 }
 
 // block writes a worker's event as it is, and closes it.

@@ -18,6 +18,7 @@ func (o *openaiView) frame(x *emitter, m Meta, data []byte) {
 	switch m.Kind() {
 	case KindStarted:
 		o.note(m, data)
+		x.header, x.refusal = nil, nil // a refusal before this attempt is history
 	case KindData:
 		if m.Protocol() == o.protocol {
 			o.pass(x, m, data)
@@ -25,6 +26,10 @@ func (o *openaiView) frame(x *emitter, m Meta, data []byte) {
 		}
 		o.translate(x, m, data)
 	case KindBody:
+		if m.has(flagRefusal) {
+			x.refuse(data)
+			return
+		}
 		o.translate(x, m, data)
 	case KindEnd:
 		o.end(x, decodeEnd(data))

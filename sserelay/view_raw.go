@@ -8,7 +8,13 @@ type rawView struct {
 
 func (r *rawView) frame(x *emitter, m Meta, data []byte) {
 	switch m.Kind() {
+	case KindStarted:
+		x.header, x.refusal = nil, nil // a refusal before this attempt is history
 	case KindBody:
+		if m.has(flagRefusal) {
+			x.refuse(data)
+			return
+		}
 		h, body := splitBody(data)
 		x.header = &h
 		r.bytes = m.Protocol() != Raw || !m.has(flagHeader)
