@@ -185,7 +185,7 @@ func (s *Scheduler) native(job *Job, now int64) Decision {
 
 // holds says that waiting for another worker pays, though one is free.
 func (s *Scheduler) holds(job *Job, at, wait *fit) bool {
-	if s.opts.Eager || s.pace.off || wait.w == nil {
+	if s.opts.Eager || wait.w == nil {
 		return false
 	}
 	return wait.cost+int64(s.opts.Weights.Hold) < at.cost

@@ -6,6 +6,7 @@ import "time"
 type Weights struct {
 	Uncached float64       // what a second of own prefill costs against a second of waiting; 0 = 2
 	Size     float64       // how far a long job ranks behind a short one, in its own prefill times; 0 = 2
+	Setback  float64       // no job is set back by more than this share of the longest wait, below 1; 0 = 0.5
 	Pace     time.Duration // a worker whose prefill is busy for longer gets nothing yet; 0 = 20 ms
 	Hold     time.Duration // waiting must win by this much over a free worker; 0 = 50 ms
 }
@@ -16,6 +17,9 @@ func (w Weights) withDefaults() Weights {
 	}
 	if w.Size == 0 {
 		w.Size = 2
+	}
+	if w.Setback == 0 {
+		w.Setback = 0.5
 	}
 	if w.Pace == 0 {
 		w.Pace = 20 * time.Millisecond

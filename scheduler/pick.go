@@ -134,6 +134,10 @@ func (s *Scheduler) window(line []*Job, now int64) []item {
 // rankAll orders the window: by age, with each job set back by a few times its own prefill. Short jobs
 // pass long ones that came shortly before, and nobody waits for ever, since every rank is fixed.
 func (s *Scheduler) rankAll(items []item, now int64) {
+	limit := int64(time.Second)
+	for k := range items {
+		limit = max(limit, int64(s.opts.Weights.Setback*float64(now-max(items[k].eff, 0))))
+	}
 	for k := range items {
 		it := &items[k]
 		it.best = never
@@ -149,7 +153,7 @@ func (s *Scheduler) rankAll(items []item, now int64) {
 		if own == never {
 			own = int64(float64(it.job.PromptTokens) / s.opts.PrefillRate * 1e9)
 		}
-		it.rank = it.eff + int64(s.opts.Weights.Size*float64(own))
+		it.rank = it.eff + min(int64(s.opts.Weights.Size*float64(own)), limit)
 		if it.job.Priority == Batch {
 			it.rank += int64(s.opts.BatchDelay)
 		}
