@@ -1,0 +1,353 @@
+package router
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// verdict is what follows an attempt.
+type verdict struct {
+	again bool
+	why   error  // of the attempt that failed
+	res   Result // when not again
+}
+
+// carry runs attempts until the job has ended or waits again. It owns the task, and the goroutine is its own.
+func (t *task) carry(res *reservation) {
+	defer t.r.leave()
+	defer func() {
+		if v := recover(); v != nil {
+			t.r.log.Error("panic while a job was carried", "job", t.job.ID, "panic", fmt.Sprint(v))
+			res.release(Outcome{Kind: Internal, Err: errors.New("panic")})
+			t.finish(t.result(StateFailed, CodeInternal, "internal error; the queen's log has the details"))
+		}
+	}()
+	for res != nil {
+		v := t.attempt(res)
+		res.release(Outcome{Kind: Internal, Err: v.why}) // only where the attempt had no chance to
+		if !v.again {
+			t.finish(v.res)
+			return
+		}
+		res = t.replace(v)
+	}
+}
+
+// carryClaimed begins with a job that waited: it makes it running in the store first.
+func (t *task) carryClaimed(res *reservation) {
+	w := &res.p.Worker
+	var err error
+	if t.stored {
+		err = t.r.queue.Started(t.ctx, t.job.ID, w.ID, w.Node, t.job.Attempt+1)
+	} else {
+		err = t.r.queue.Claim(t.ctx, t.job.ID, w.ID, w.Node)
+	}
+	if err == nil {
+		t.stored = true
+		t.carry(res)
+		return
+	}
+	defer t.r.leave()
+	res.release(Outcome{Kind: Internal, Err: err})
+	switch {
+	case t.ctx.Err() != nil:
+		t.finish(t.aborted())
+	case errors.Is(err, ErrConflict):
+		// ended behind our back: what happened is in the store already, the readers still need their terminal event
+		if s, err := t.open(); err == nil {
+			_ = s.Fail(context.Background(), CodeCancelled, "cancelled on request")
+		}
+		t.close(t.result(StateCancelled, CodeCancelled, "cancelled on request"))
+	default:
+		t.finish(t.failure(err, CodeInternal))
+	}
+}
+
+// finish settles, or lets go of a detached job that the shutdown cut.
+func (t *task) finish(res Result) {
+	if t.job.Detached && res.State != StateComplete && errors.Is(context.Cause(t.ctx), errCut) {
+		t.abandon()
+		return
+	}
+	t.settle(res)
+}
+
+// attempt posts the job to a worker and relays the answer.
+func (t *task) attempt(res *reservation) verdict {
+	w := &res.p.Worker
+	if t.ctx.Err() != nil {
+		res.release(Outcome{Kind: Aborted, Err: context.Cause(t.ctx)})
+		return verdict{res: t.aborted()}
+	}
+	s, err := t.open()
+	if err != nil {
+		return verdict{why: err, res: t.failure(err, CodeInternal)}
+	}
+	cont, err := t.continuation(s)
+	var req *wire
+	if err == nil {
+		req, err = build(t.job, w, cont)
+	}
+	if errors.Is(err, errSpent) {
+		return verdict{why: err, res: t.spent()}
+	}
+	if err != nil {
+		return verdict{why: err, res: t.failure(err, CodeInternal)}
+	}
+	t.begin(w)
+	first := t.r.o.FirstToken
+	if !req.stream {
+		first = t.r.o.reply(t.job.MaxTokens)
+	}
+	x := &exchange{ctx: t.ctx, pool: t.r.pool, w: w, req: req, job: t.job, g: newGuard(t.ctx, first, t.r.o.InterToken)}
+	out := t.converse(s, x, cont)
+	t.conclude(res, x, &out)
+	return t.judge(w, &out)
+}
+
+// begin counts an attempt.
+func (t *task) begin(w *Worker) {
+	t.job.Attempt++
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.worker = *w
+	if t.started.IsZero() {
+		t.started = time.Now()
+	}
+}
+
+// continuation is what earlier attempts emitted, or nil when the client has seen nothing.
+func (t *task) continuation(s Stream) (*continuation, error) {
+	if !t.emitted {
+		return nil, nil
+	}
+	text, tokens, ok := s.Prefix()
+	if !ok {
+		return nil, refusal("this answer, as far as it got,")
+	}
+	if text == "" && tokens == 0 {
+		return nil, nil
+	}
+	t.tokens = tokens
+	return &continuation{text, tokens}, nil
+}
+
+func (t *task) spent() Result {
+	res := t.result(StateComplete, "", "")
+	res.StopReason = "length"
+	return res
+}
+
+// converse is the exchange itself: post, commit, answer, relay.
+func (t *task) converse(s Stream, x *exchange, cont *continuation) (out Outcome) {
+	keep := false
+	defer func() { x.end(keep) }()
+	posted := x.post(false)
+	if posted != nil && x.c == nil {
+		return t.broke(x, posted)
+	}
+	// nothing reaches a reader before the job is stored; the worker is at it meanwhile
+	if err := t.committed(); err != nil {
+		return t.ours(err)
+	}
+	if err := s.Started(t.ctx, x.w.ID, x.w.Node, t.job.Attempt); err != nil {
+		return t.ours(err)
+	}
+	resp, err := x.answer(posted)
+	if err != nil {
+		return t.broke(x, err)
+	}
+	t.status = resp.StatusCode
+	if resp.StatusCode/100 != 2 {
+		out, keep = t.refused(s, x, resp, cont)
+		return out
+	}
+	if kind, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type")); kind == "text/event-stream" || (x.req.stream && kind != "application/json") {
+		out, err = s.Copy(t.ctx, &frames{resp.Body, x}, CopyOptions{Protocol: orText(x.w.Protocol, ProtocolOpenAI),
+			Surface: x.req.surface, Attempt: t.job.Attempt, Continued: cont != nil, UsageInjected: x.req.usageInjected,
+			Stop: x.req.stop, FirstToken: x.g.first, InterToken: x.g.inter})
+	} else {
+		var body []byte
+		if body, err = x.whole(resp, t.r.o.MaxReply); err != nil {
+			return t.broke(x, err)
+		}
+		keep = !resp.Close
+		out, err = s.Body(t.ctx, resp.StatusCode, resp.Header, body)
+	}
+	if err != nil {
+		out.Kind, out.Err = t.kindOf(err), x.g.why(t.ctx, err)
+	}
+	return out
+}
+
+// committed waits until the job is in the store.
+func (t *task) committed() error {
+	if t.pending == nil {
+		return nil
+	}
+	return t.pending.Wait(t.ctx)
+}
+
+// broke is the outcome of a connection that failed.
+func (t *task) broke(x *exchange, err error) Outcome {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		err = errTruncated
+	}
+	out := Outcome{Kind: WorkerFault, Err: x.g.why(t.ctx, err)}
+	if t.ctx.Err() != nil {
+		out.Kind = Aborted
+	}
+	return out
+}
+
+// ours is the outcome of a failure on our own side.
+func (t *task) ours(err error) Outcome {
+	if t.ctx.Err() != nil {
+		return Outcome{Kind: Aborted, Err: context.Cause(t.ctx)}
+	}
+	return Outcome{Kind: Internal, Err: err}
+}
+
+// kindOf tells a worker's fault from the stream's own.
+func (t *task) kindOf(err error) Kind {
+	switch {
+	case t.ctx.Err() != nil:
+		return Aborted
+	case codeOf(err, CodeWorkerFailed) != CodeWorkerFailed:
+		return Internal
+	}
+	return WorkerFault
+}
+
+// statusError is a worker's answer that is not a success.
+type statusError struct {
+	worker  string
+	status  int
+	message string
+	after   time.Duration
+}
+
+// Error says which worker answered what.
+func (e *statusError) Error() string {
+	return fmt.Sprintf("worker %s answered %d: %s", e.worker, e.status, e.message)
+}
+
+// Code is the contract's code of the status.
+func (e *statusError) Code() string {
+	if e.status/100 == 4 {
+		return CodeInvalid
+	}
+	return CodeWorkerFailed
+}
+
+// refused judges an answer that is not a success.
+func (t *task) refused(s Stream, x *exchange, resp *http.Response, cont *continuation) (Outcome, bool) {
+	body, err := x.whole(resp, 1<<20)
+	if err != nil {
+		return t.broke(x, err), false
+	}
+	e := &statusError{worker: x.w.ID, status: resp.StatusCode, message: errorText(body)}
+	out := Outcome{Kind: WorkerFault, Err: e}
+	keep := !resp.Close && resp.StatusCode/100 != 3
+	switch {
+	case resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode == http.StatusServiceUnavailable:
+		out.Kind = Busy
+		if n, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil {
+			e.after = time.Duration(n) * time.Second
+		}
+	case resp.StatusCode == http.StatusUnauthorized || resp.StatusCode == http.StatusForbidden || resp.StatusCode == http.StatusRequestTimeout:
+		// the queen's own key, or the worker's impatience: nothing that the client did
+	case resp.StatusCode/100 == 4 && cont == nil:
+		out.Kind = ClientError
+		if _, err := s.Body(t.ctx, resp.StatusCode, resp.Header, body); err != nil {
+			out.Kind, out.Err = t.kindOf(err), err
+		}
+	case resp.StatusCode/100 == 4:
+		// the continuation is the router's own request, not the client's
+		out.Err = refusal("this answer, by its engine's own word,")
+		t.rescues = max(t.rescues, t.r.o.Rescues)
+	}
+	return out, keep
+}
+
+// errorText finds the message in an error body of any of the usual shapes.
+func errorText(body []byte) string {
+	const limit = 500
+	text := strings.TrimSpace(string(body[:min(len(body), 4*limit)]))
+	b, err := parseBody(body)
+	for depth := 0; err == nil && depth < 3; depth++ {
+		if v, ok := b.get("message"); ok && len(v) > 1 && v[0] == '"' {
+			text = unquote(v)
+			break
+		}
+		v, ok := b.get("error")
+		if !ok {
+			break
+		}
+		if len(v) > 1 && v[0] == '"' {
+			text = unquote(v)
+			break
+		}
+		b, err = parseBody(v)
+	}
+	if len(text) > limit {
+		text = text[:limit] + "..."
+	}
+	return orText(strings.ToValidUTF8(text, "?"), "no message")
+}
+
+// conclude settles the attempt: slot, scheduler, fleet, hook.
+func (t *task) conclude(res *reservation, x *exchange, out *Outcome) {
+	w := x.w
+	out.Worker, out.Node, out.Started = w.ID, w.Node, x.g.started
+	out.Duration = time.Since(x.g.started)
+	if last := time.Duration(x.g.firstAt.Load()); last > 0 && out.FirstToken == 0 {
+		out.FirstToken = last
+	}
+	if out.FirstToken > 0 && t.firstToken.IsZero() {
+		t.firstToken = x.g.started.Add(out.FirstToken)
+	}
+	t.emitted = t.emitted || out.Frames > 0 || out.Tokens > 0
+	t.tokens += out.Tokens
+	t.prompt, t.cached = max(t.prompt, out.PromptTokens), max(t.cached, out.CachedTokens)
+	if out.Kind == Aborted && w.Capabilities.CancelCall && x.c != nil {
+		t.r.callCancel(*w, t.job.ID)
+	}
+	res.release(*out)
+	t.r.sched.Observe(t.job, *w, *out)
+	t.report(w, out)
+	if t.r.o.Hooks.OnTry != nil {
+		t.r.o.Hooks.OnTry(t.job, *w, *out)
+	}
+	t.r.poke()
+}
+
+// report tells the fleet how the worker did. A 500 is held back until another worker has been asked the same: engines
+// answer it to requests that are the client's fault, too, and those must not get workers ejected.
+func (t *task) report(w *Worker, out *Outcome) {
+	var e *statusError
+	switch {
+	case out.Kind == Completed:
+		for _, h := range t.held {
+			t.r.fleet.Report(h.worker, h.err)
+		}
+		t.held = nil
+		t.r.fleet.Report(w.ID, nil)
+	case out.Kind == ClientError:
+		t.r.fleet.Report(w.ID, nil)
+	case out.Kind == WorkerFault && errors.As(out.Err, &e) && e.status == http.StatusInternalServerError:
+		t.held = append(t.held, heldReport{w.ID, out.Err})
+	case out.Kind == WorkerFault && codeOf(out.Err, "") != CodeWorkerFailed:
+		t.r.pool.forget(w)
+		t.r.fleet.Report(w.ID, out.Err)
+	case out.Kind == WorkerFault && errors.As(out.Err, &e):
+		t.r.fleet.Report(w.ID, out.Err)
+	}
+}

@@ -1,0 +1,207 @@
+package router
+
+import (
+	"context"
+	"time"
+)
+
+// The dispatcher's clock.
+const (
+	tick      = time.Second            // positions, deadlines, order
+	quickTick = 100 * time.Millisecond // while a rescue or an orphan waits
+	slowTick  = 15 * time.Second       // idle connections
+	reorderAt = 250 * time.Millisecond // fair order, at most this often
+)
+
+// Run recovers what an earlier queen left, then gives slots to the jobs that wait, until ctx ends. What still runs then is
+// cut, as after Drain's deadline. Run is called once; Submit works before it, but nothing leaves the line.
+func (r *Router) Run(ctx context.Context) error {
+	if err := r.recoverJobs(ctx); err != nil {
+		return err
+	}
+	d := &dispatcher{r: r, ready: r.o.Ready, view: view{count: make(map[string]int)}}
+	d.run(ctx)
+	gone, cancel := context.WithCancel(context.Background())
+	cancel()
+	return r.Drain(gone)
+}
+
+// dispatcher is the state of the one goroutine that empties the line.
+type dispatcher struct {
+	r       *Router
+	ready   <-chan struct{}
+	view    view
+	ticked  time.Time
+	ordered time.Time
+	swept   time.Time
+}
+
+func (d *dispatcher) run(ctx context.Context) {
+	r := d.r
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-r.base.Done():
+			return
+		case <-r.wake:
+		case <-r.fleet.Changed():
+		case <-d.ready:
+			d.ready = nil
+		case <-timer.C:
+		}
+		now := time.Now()
+		d.housekeep(ctx, now)
+		d.dispatch(ctx)
+		timer.Reset(d.next())
+	}
+}
+
+// next is how long the dispatcher may sleep when nothing wakes it.
+func (d *dispatcher) next() time.Duration {
+	d.r.mu.Lock()
+	defer d.r.mu.Unlock()
+	switch {
+	case d.r.limited > 0 || len(d.r.orphans) > 0:
+		return quickTick
+	case d.r.shuffled && len(d.r.line) > 1:
+		return reorderAt
+	case len(d.r.line) > 0:
+		return tick
+	}
+	return slowTick
+}
+
+// housekeep does what time asks for.
+func (d *dispatcher) housekeep(ctx context.Context, now time.Time) {
+	r := d.r
+	r.mu.Lock()
+	limited, orphans := r.limited > 0, len(r.orphans) > 0
+	order := r.shuffled && len(r.line) > 1 || r.more && len(r.line) < r.o.MaxWaiting/2
+	r.mu.Unlock()
+	if limited || now.Sub(d.ticked) >= tick {
+		for _, t := range r.overdue(now) {
+			r.expire(t, now)
+		}
+	}
+	if orphans {
+		r.claimOrphans(now)
+	}
+	if order && now.Sub(d.ordered) >= reorderAt {
+		d.ordered = now
+		r.refresh(ctx)
+	}
+	if now.Sub(d.ticked) >= tick {
+		d.ticked = now
+		r.positions()
+	}
+	if now.Sub(d.swept) >= slowTick {
+		d.swept = now
+		r.pool.sweep()
+	}
+}
+
+// expire ends a job that waited too long.
+func (r *Router) expire(t *task, now time.Time) {
+	rescue := !t.until.IsZero() && !now.Before(t.until)
+	if !r.take(t) {
+		return
+	}
+	defer r.leave()
+	switch {
+	case t.ctx.Err() != nil:
+		t.finish(t.aborted())
+	case rescue && t.last != nil:
+		t.finish(t.last.res)
+	default:
+		t.finish(t.result(StateFailed, CodeCapacity, "no slot became free within "+r.o.QueueTimeout.String()+"; retry later"))
+	}
+}
+
+// dispatch gives away what can be given now.
+func (d *dispatcher) dispatch(ctx context.Context) {
+	r := d.r
+	var aside map[*task]bool
+	var models map[string]bool
+	for ctx.Err() == nil {
+		r.look(&d.view, aside, models)
+		if len(d.view.tasks) == 0 {
+			return
+		}
+		now := time.Now()
+		for _, t := range d.view.tasks {
+			if len(t.exclude) > 0 {
+				t.refreshExclude(now)
+			}
+		}
+		i, p, err := r.sched.Pick(ctx, d.view.jobs)
+		if err != nil {
+			r.log.Error("no job could be picked", "error", err)
+			return
+		}
+		if i < 0 || i >= len(d.view.tasks) {
+			return
+		}
+		t, res := d.view.tasks[i], hold(p)
+		switch p.Action {
+		case Route:
+			if !r.take(t) {
+				res.release(Outcome{Kind: Aborted})
+				continue
+			}
+			go t.carryClaimed(res)
+			continue
+		case Provision:
+			r.joinLoad(t, res)
+			if models == nil {
+				models = make(map[string]bool)
+			}
+			models[t.job.Model] = true
+			continue
+		case Reject:
+			r.fail(t, refuse(orCode(p.Code), p.RetryAfter, nil, "%s", orText(p.Reason, "no worker or hive can run this")))
+		}
+		res.release(Outcome{Kind: Aborted})
+		if aside == nil {
+			aside = make(map[*task]bool)
+		}
+		aside[t] = true
+	}
+}
+
+// Refresh tells the router that the line changed in the store behind its back: it reads it again, in order, and takes in
+// jobs that it does not know.
+func (r *Router) Refresh() {
+	r.mu.Lock()
+	r.shuffled, r.more = true, true
+	r.mu.Unlock()
+	r.poke()
+}
+
+// refresh reads the line's fair order from the queue.
+func (r *Router) refresh(ctx context.Context) {
+	r.mu.Lock()
+	adopt := r.more
+	r.shuffled, r.more = false, false
+	r.mu.Unlock()
+	jobs, err := r.queue.Line(ctx, r.o.MaxWaiting)
+	if err != nil {
+		r.log.Warn("the line could not be read", "error", err)
+		return
+	}
+	ids := make(map[string]int, len(jobs))
+	for i, j := range jobs {
+		ids[j.ID] = i
+		if adopt {
+			r.adopt(j)
+		}
+	}
+	r.reorder(ids)
+	if len(jobs) >= r.o.MaxWaiting {
+		r.mu.Lock()
+		r.more = true
+		r.mu.Unlock()
+	}
+}

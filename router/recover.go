@@ -1,0 +1,134 @@
+package router
+
+import (
+	"context"
+	"time"
+)
+
+// recoverJobs takes over what an earlier queen left: running jobs go on from their journals, waiting ones wait on.
+func (r *Router) recoverJobs(ctx context.Context) error {
+	running, err := r.queue.Recover(ctx)
+	if err != nil {
+		return err
+	}
+	for _, j := range running {
+		r.resume(j)
+	}
+	r.mu.Lock()
+	r.more = false
+	r.mu.Unlock()
+	line, err := r.queue.Line(ctx, r.o.MaxWaiting)
+	if err != nil {
+		return err
+	}
+	for _, j := range line {
+		r.adopt(j)
+	}
+	r.mu.Lock()
+	r.more = len(line) >= r.o.MaxWaiting
+	r.shuffled = false
+	r.mu.Unlock()
+	if n := len(running) + len(line); n > 0 {
+		r.log.Info("took over unfinished jobs", "running", len(running), "waiting", len(line))
+	}
+	r.poke()
+	return nil
+}
+
+// resume takes over a job that was running.
+func (r *Router) resume(j *Job) {
+	t := newTask(r, j)
+	t.recovered, t.stored = true, true
+	if !r.enroll(t) {
+		return
+	}
+	s, err := t.open()
+	if err != nil {
+		r.log.Error("journal of an unfinished job not readable", "job", j.ID, "error", err)
+		t.settle(t.failure(err, CodeInternal))
+		return
+	}
+	if res, ok := s.Ended(); ok { // the terminal event went out, its record did not
+		t.record(res)
+		return
+	}
+	_, tokens, continuable := s.Prefix()
+	t.tokens = tokens
+	t.emitted = tokens > 0 || !continuable
+	if !j.Detached {
+		r.orphan(t)
+		return
+	}
+	if !r.lineUp(t, true) {
+		t.finish(t.aborted())
+	}
+}
+
+// adopt takes in a job that waits in the store. A known one is left as it is.
+func (r *Router) adopt(j *Job) {
+	t := newTask(r, j)
+	t.recovered = true
+	if !r.enroll(t) {
+		t.cancel(errCancelled)
+		return
+	}
+	if !j.Detached {
+		r.orphan(t)
+		return
+	}
+	if !r.lineUp(t, false) {
+		t.finish(t.aborted())
+	}
+}
+
+// enroll makes a job of the store known; false when it is already.
+func (r *Router) enroll(t *task) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.draining || r.tasks[t.job.ID] != nil {
+		return false
+	}
+	r.tasks[t.job.ID] = t
+	return true
+}
+
+// orphan lets an attached job wait for a reader to come back.
+func (r *Router) orphan(t *task) {
+	r.mu.Lock()
+	t.state, t.since = orphan, time.Now()
+	r.orphans = append(r.orphans, t)
+	r.mu.Unlock()
+}
+
+// claimOrphans goes on with the attached jobs whose readers came back and ends those whose time is up.
+func (r *Router) claimOrphans(now time.Time) {
+	r.mu.Lock()
+	var back, lost []*task
+	keep := r.orphans[:0]
+	for _, t := range r.orphans {
+		s := t.opened()
+		switch {
+		case s != nil && s.Readers() > 0:
+			t.state = running
+			back = append(back, t)
+		case now.Sub(t.since) >= r.o.Reattach || t.ctx.Err() != nil:
+			t.state = running
+			lost = append(lost, t)
+		default:
+			keep = append(keep, t)
+		}
+	}
+	clear(r.orphans[len(keep):])
+	r.orphans = keep
+	r.mu.Unlock()
+	for _, t := range back {
+		t.watchIdle(t.opened())
+		if !r.lineUp(t, t.stored) {
+			t.finish(t.aborted())
+		}
+	}
+	for _, t := range lost {
+		t.cancel(errClientGone)
+		t.finish(t.aborted())
+	}
+}

@@ -1,0 +1,171 @@
+package router
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// judge decides what follows an attempt.
+func (t *task) judge(w *Worker, out *Outcome) verdict {
+	switch out.Kind {
+	case Completed:
+		res := t.result(StateComplete, "", "")
+		res.StopReason = out.StopReason
+		return verdict{res: res}
+	case ClientError:
+		return verdict{why: out.Err, res: t.failure(out.Err, CodeInvalid)}
+	case Aborted:
+		return verdict{why: out.Err, res: t.aborted()}
+	case Internal:
+		return verdict{why: out.Err, res: t.failure(out.Err, CodeInternal)}
+	case Busy:
+		var e *statusError
+		pause := time.Second
+		if errors.As(out.Err, &e) {
+			pause = min(max(e.after, time.Second), 30*time.Second)
+		}
+		t.avoid(w.ID, pause)
+		return verdict{again: true, why: out.Err, res: t.lost(w, out.Err)}
+	}
+	t.avoid(w.ID, 5*time.Second)
+	return t.rescue(w, out.Err)
+}
+
+// rescue decides after a worker's fault: a plain retry while the client has seen nothing, a continuation after that.
+func (t *task) rescue(w *Worker, why error) verdict {
+	v := verdict{again: true, why: why, res: t.lost(w, why)}
+	if !t.emitted {
+		if t.retries >= t.r.o.Retries {
+			v.again = false
+		}
+		t.retries++
+		return v
+	}
+	if t.rescues >= t.r.o.Rescues {
+		v.again = false
+		return v
+	}
+	t.rescues++
+	s, err := t.open()
+	if err != nil {
+		return verdict{why: err, res: t.failure(err, CodeInternal)}
+	}
+	// whether it can be continued at all is known now: a client need not wait for a slot to hear that it can't
+	cont, err := t.continuation(s)
+	if err == nil {
+		_, err = build(t.job, w, cont)
+	}
+	switch {
+	case errors.Is(err, errSpent):
+		return verdict{why: why, res: t.spent()}
+	case err != nil:
+		return verdict{why: why, res: t.failure(fmt.Errorf("worker %s failed (%w) and %w", w.ID, why, err), CodeWorkerFailed)}
+	}
+	return v
+}
+
+// lost is the result of a job whose worker failed and that nothing can save.
+func (t *task) lost(w *Worker, why error) Result {
+	var e *statusError
+	if errors.As(why, &e) {
+		return t.result(StateFailed, CodeWorkerFailed, e.Error())
+	}
+	return t.result(StateFailed, CodeWorkerFailed, fmt.Sprintf("worker %s failed: %s; send the request again", w.ID, plain(why)))
+}
+
+// plain is an error's text without addresses that mean nothing to a client.
+func plain(err error) string {
+	for _, known := range []error{errFirstToken, errInterToken, errTruncated} {
+		if errors.Is(err, known) {
+			return known.Error()
+		}
+	}
+	if c := codeOf(err, ""); c != "" {
+		return err.Error()
+	}
+	return "the connection to it broke"
+}
+
+// replace finds the job another place: a reservation to go on with, or nil when it waits or has ended.
+func (t *task) replace(v verdict) *reservation {
+	r := t.r
+	if r.o.Hooks.OnRetry != nil {
+		r.o.Hooks.OnRetry(t.job, t.worker.ID, t.emitted, v.why)
+	}
+	r.log.Info("job goes on elsewhere", "job", t.job.ID, "worker", t.worker.ID, "continued", t.emitted, "reason", plain(v.why))
+	p, err := r.sched.Place(t.ctx, t.job)
+	if err != nil {
+		if t.ctx.Err() != nil {
+			t.finish(t.aborted())
+		} else {
+			t.finish(t.failure(err, CodeInternal))
+		}
+		return nil
+	}
+	res := hold(p)
+	switch p.Action {
+	case Route:
+		if err := r.queue.Started(t.ctx, t.job.ID, p.Worker.ID, p.Worker.Node, t.job.Attempt+1); err != nil {
+			r.log.Warn("new worker of a job not recorded", "job", t.job.ID, "error", err)
+		}
+		return res
+	case Reject:
+		t.finish(v.res)
+		return nil
+	}
+	t.wait(v, res)
+	return nil
+}
+
+// wait puts a job that lost its worker back into the line, in front.
+func (t *task) wait(v verdict, res *reservation) {
+	r := t.r
+	t.last = &v
+	if !t.emitted && t.stored {
+		if err := r.queue.Requeue(t.ctx, t.job.ID); err == nil {
+			t.stored = false
+		}
+	}
+	if t.emitted && !t.job.Detached && res.p.Action == Wait {
+		t.until = time.Now().Add(r.o.RescueWait)
+	}
+	if !r.lineUp(t, true) {
+		res.release(Outcome{Kind: Aborted})
+		t.finish(t.aborted())
+		return
+	}
+	if res.p.Action == Provision {
+		r.joinLoad(t, res)
+	}
+	res.release(Outcome{Kind: Aborted}) // nothing, when the load took it
+	r.poke()
+}
+
+// callCancel tells a worker of the execute protocol that a job is not wanted any more. Closing the connection has said
+// so already; this is for engines that notice late.
+func (r *Router) callCancel(w Worker, id string) {
+	r.mu.Lock()
+	r.active++
+	r.mu.Unlock()
+	go func() {
+		defer r.leave()
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.base), time.Second)
+		defer cancel()
+		x := &exchange{ctx: ctx, pool: r.pool, w: &w, job: &Job{}, g: newGuard(ctx, time.Second, time.Second),
+			req: &wire{path: "/v1/cancel", contentType: "application/json", body: []byte(`{"job_id":` + quote(id) + `}`)}}
+		_, _ = x.answer(x.post(true))
+		x.end(false)
+	}()
+}
+
+// unquote reads a raw JSON string; what is none stays as it is.
+func unquote(raw []byte) string {
+	var s string
+	if json.Unmarshal(raw, &s) != nil {
+		return string(raw)
+	}
+	return s
+}

@@ -1,0 +1,290 @@
+package router
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+)
+
+// Router carries jobs. Make one with New, keep Run going, end with Drain.
+type Router struct {
+	sched   Scheduler
+	queue   Queue
+	fleet   Fleet
+	streams Streams
+	pool    *pool
+	o       Options
+	log     *slog.Logger
+
+	base context.Context // the life of every job and load
+	stop context.CancelCauseFunc
+	wake chan struct{}
+
+	mu       sync.Mutex
+	tasks    map[string]*task
+	line     []*task        // in fair order
+	waiting  map[string]int // tasks in the line by model
+	orphans  []*task        // attached, without a reader since the last queen died
+	loads    map[loadKey]*load
+	loaded   map[loadKey]time.Time
+	limited  int // tasks in the line that wait for a rescue
+	draining bool
+	active   int           // goroutines
+	quiet    chan struct{} // closed when active falls to 0; nil when nobody waits
+	empty    chan struct{} // closed when tasks is empty; nil when nobody waits
+	more     bool          // the store holds waiting jobs that the line has no room for
+	shuffled bool          // the line is not known to be in fair order
+}
+
+// New makes a router over its five neighbours.
+func New(s Scheduler, q Queue, f Fleet, d Dialer, st Streams, o Options) *Router {
+	o = o.withDefaults()
+	r := &Router{sched: s, queue: q, fleet: f, streams: st, o: o, log: o.Log,
+		pool: newPool(d, o.Dial, o.MaxIdle), wake: make(chan struct{}, 1),
+		tasks: make(map[string]*task), waiting: make(map[string]int),
+		loads: make(map[loadKey]*load), loaded: make(map[loadKey]time.Time)}
+	r.base, r.stop = context.WithCancelCause(context.Background())
+	return r
+}
+
+// Submit takes a job. It returns once the job is under way or, when it has to wait, once it is stored. The error is
+// coded when the job is refused; nothing of a refused job is kept. The job goes on after ctx ends: an attached one until
+// its last reader has gone, a detached one to its end.
+func (r *Router) Submit(ctx context.Context, j *Job) (*Handle, error) {
+	if j.ID == "" {
+		j.ID = r.o.NewID()
+	}
+	if j.Submitted.IsZero() {
+		j.Submitted = time.Now()
+	}
+	t := newTask(r, j)
+	behind, err := r.register(t)
+	if err != nil {
+		t.cancel(err)
+		return nil, err
+	}
+	p := Placement{Action: Wait}
+	if !behind { // who waits for the same model goes first
+		if p, err = r.sched.Place(ctx, j); err != nil {
+			r.forget(t)
+			return nil, err
+		}
+	}
+	res := hold(p)
+	switch p.Action {
+	case Reject:
+		r.forget(t)
+		return nil, refuse(orCode(p.Code), p.RetryAfter, nil, "%s", orText(p.Reason, "no worker or hive can run this"))
+	case Route:
+		err = r.submitRouted(ctx, t, res)
+	default:
+		err = r.submitWaiting(ctx, t, res)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &Handle{t}, nil
+}
+
+func orCode(code string) string { return orText(code, "NO_HIVE_AVAILABLE") }
+
+func orText(s, other string) string {
+	if s == "" {
+		return other
+	}
+	return s
+}
+
+// register makes the job known; it reports whether others wait for the same model.
+func (r *Router) register(t *task) (behind bool, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.draining {
+		return false, refuse(CodeShuttingDown, 5*time.Second, ErrShuttingDown, "the queen is shutting down; retry in a few seconds")
+	}
+	if len(r.line) >= r.o.MaxWaiting {
+		return false, refuse(CodeCapacity, 10*time.Second, nil, "%d jobs wait already; retry later", len(r.line))
+	}
+	if _, ok := r.tasks[t.job.ID]; ok {
+		return false, refuse("CONFLICT", 0, nil, "job %s exists already", t.job.ID)
+	}
+	r.tasks[t.job.ID] = t
+	return r.waiting[t.job.Model] > 0, nil
+}
+
+// forget drops a job that was never taken.
+func (r *Router) forget(t *task) {
+	t.cancel(errCancelled)
+	r.mu.Lock()
+	r.remove(t)
+	r.mu.Unlock()
+}
+
+// submitRouted stores the job as running and carries it at once: the commit overlaps with the forwarding.
+func (r *Router) submitRouted(ctx context.Context, t *task, res *reservation) error {
+	w := &res.p.Worker
+	pending, err := r.queue.Submit(t.job, true, w.ID, w.Node)
+	if err == nil && t.job.IdempotencyKey != "" {
+		err = pending.Wait(ctx) // a second job with the key must not reach a worker
+	}
+	if err != nil {
+		res.release(Outcome{Kind: Internal, Err: err})
+		r.forget(t)
+		return err
+	}
+	t.pending, t.stored = pending, true
+	if err := r.openNew(t); err != nil {
+		res.release(Outcome{Kind: Internal, Err: err})
+		return err
+	}
+	r.mu.Lock()
+	t.state = running
+	r.active++
+	r.mu.Unlock()
+	go t.carry(res)
+	return nil
+}
+
+// submitWaiting stores the job as waiting, waits for the commit, and puts it into the line.
+func (r *Router) submitWaiting(ctx context.Context, t *task, res *reservation) error {
+	pending, err := r.queue.Submit(t.job, false, "", "")
+	if err == nil {
+		err = pending.Wait(context.WithoutCancel(ctx)) // the outcome is needed either way, and is near
+	}
+	if err != nil {
+		res.release(Outcome{Kind: Internal, Err: err})
+		r.forget(t)
+		return err
+	}
+	if err := r.openNew(t); err != nil {
+		res.release(Outcome{Kind: Internal, Err: err})
+		return err
+	}
+	if ctx.Err() != nil && !t.job.Detached {
+		t.cancel(errClientGone)
+	}
+	if !r.lineUp(t, false) {
+		res.release(Outcome{Kind: Aborted})
+		t.settle(t.aborted())
+		return nil
+	}
+	if res.p.Action == Provision {
+		r.joinLoad(t, res)
+	}
+	r.poke()
+	return nil
+}
+
+// openNew opens the stream of a job that is stored.
+func (r *Router) openNew(t *task) error {
+	s, err := t.open()
+	if err != nil {
+		_ = r.queue.Finish(context.Background(), t.job.ID, t.result(StateFailed, codeOf(err, CodeInternal), "the event stream could not be opened"))
+		r.forget(t)
+		return err
+	}
+	t.watchIdle(s)
+	return nil
+}
+
+// Cancel ends a job in whatever state it is. Cancelling twice is the same as once; a job that is not here any more gives
+// an error that Is ErrNotFound.
+func (r *Router) Cancel(_ context.Context, id string) error {
+	r.mu.Lock()
+	t := r.tasks[id]
+	r.mu.Unlock()
+	if t == nil {
+		return refuse(CodeNotFound, 0, ErrNotFound, "no unfinished job %s", id)
+	}
+	r.end(t, errCancelled)
+	return nil
+}
+
+// end stops a job for a reason: one that waits is settled here, one that runs by its carrier.
+func (r *Router) end(t *task, why error) {
+	t.cancel(why)
+	r.mu.Lock()
+	if t.state != lined && t.state != orphan {
+		r.mu.Unlock()
+		return
+	}
+	r.unline(t)
+	t.state = running // this goroutine's now
+	r.active++
+	r.mu.Unlock()
+	defer r.leave()
+	if errors.Is(why, errCut) && t.job.Detached {
+		t.abandon()
+		return
+	}
+	t.settle(t.aborted())
+}
+
+// Position is a job's place in the line, from 1; 0 when it does not wait.
+func (r *Router) Position(id string) int {
+	if h, ok := r.Handle(id); ok {
+		return h.Position()
+	}
+	return 0
+}
+
+// Handle finds an unfinished job.
+func (r *Router) Handle(id string) (*Handle, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	t, ok := r.tasks[id]
+	if !ok {
+		return nil, false
+	}
+	return &Handle{t}, true
+}
+
+// Stats are counts of the moment.
+type Stats struct {
+	Waiting, Running, Loading int
+	ByModel                   map[string]int // waiting
+}
+
+// Stats counts what the router holds.
+func (r *Router) Stats() Stats {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := Stats{Waiting: len(r.line), Loading: len(r.loads), ByModel: make(map[string]int, len(r.waiting))}
+	s.Running = len(r.tasks) - len(r.line) - len(r.orphans)
+	for m, n := range r.waiting {
+		s.ByModel[m] = n
+	}
+	return s
+}
+
+// poke wakes the dispatcher.
+func (r *Router) poke() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// remove takes a job out of the books. The caller holds mu.
+func (r *Router) remove(t *task) {
+	if r.tasks[t.job.ID] == t {
+		delete(r.tasks, t.job.ID)
+	}
+	t.state = ended
+	if len(r.tasks) == 0 && r.empty != nil {
+		close(r.empty)
+		r.empty = nil
+	}
+}
+
+// leave ends a goroutine that was counted.
+func (r *Router) leave() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.active--; r.active == 0 && r.quiet != nil {
+		close(r.quiet)
+		r.quiet = nil
+	}
+}
