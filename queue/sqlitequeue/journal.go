@@ -1,0 +1,445 @@
+package sqlitequeue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/queen-rbee/queen-rbee/queue"
+)
+
+// maxUnsettled bounds what waits in memory for SQLite; maxParked what waits for the tail file.
+const (
+	maxUnsettled = 256 << 20
+	maxParked    = 8 << 20
+	settleEarly  = 16 << 20
+	// rotateAfter empties a tail that has anything in it, so that nothing expired comes back after a crash.
+	rotateAfter = 30 * time.Second
+)
+
+// Journal is a queue.Journal in a SQLite file with a tail file beside it.
+type Journal struct {
+	db    *database
+	o     Options
+	epoch uint64
+
+	mu        sync.Mutex
+	cond      *sync.Cond // writing ended
+	streams   map[string]*stream
+	nextID    int64
+	batch     *batch
+	writing   bool
+	tails     [2]*tail
+	active    int
+	gen       uint64
+	flying    *batch // being written
+	written   int64  // bytes in the active tail
+	swapped   bool   // a rotation is under way
+	unsynced  bool   // since the last sync of the active tail
+	unsettled int
+	closed    bool
+
+	settleMu sync.Mutex // one settling at a time
+	packs    []*pack    // taken out of the streams, not yet in SQLite
+	hurry    chan struct{}
+	quit     chan struct{}
+	done     chan struct{}
+}
+
+var _ queue.Journal = (*Journal)(nil)
+
+// stream is one job's frames as far as memory knows them. Journal.mu guards it.
+type stream struct {
+	job       string
+	id        int64
+	known     bool   // SQLite has its row
+	last      uint64 // last frame that readers see
+	meta      uint32
+	queued    uint64 // last frame that was accepted
+	epoch     uint64 // of the last frame
+	recovered uint64
+	before    uint64
+	first     uint64 // number of refs[0]
+	raw       []byte
+	refs      []frameRef
+	settling  *pack
+	more      chan struct{}
+	tailers   int
+	idle      int
+	gone      bool
+}
+
+// pack is what is being moved from a stream into SQLite.
+type pack struct {
+	s     *stream
+	first uint64
+	raw   []byte
+	refs  []frameRef
+	last  uint64
+	meta  uint32
+
+	epoch, recovered, before uint64
+}
+
+// batch collects records for one write to the tail.
+type batch struct {
+	buf  []byte
+	recs []batchRec
+	done chan struct{}
+	err  error
+}
+
+type batchRec struct {
+	s       *stream
+	seq     uint64
+	meta    uint32
+	start   int // of the record in buf
+	off     int // of the data in buf
+	end     int
+	applied bool // readers see it already (buffered)
+	drop    bool
+}
+
+func newBatch() *batch { return &batch{done: make(chan struct{})} }
+
+// OpenJournal opens or creates the journal at path, with two tail files beside it, takes in what the tails hold and
+// begins a new epoch. Errors are as those of Open.
+func OpenJournal(ctx context.Context, path string, o Options) (*Journal, error) {
+	o = o.withDefaults()
+	db, err := openDatabase(ctx, path, o, "NORMAL", journalMigrations())
+	if err != nil {
+		return nil, err
+	}
+	j := &Journal{db: db, o: o, streams: map[string]*stream{}, batch: newBatch(),
+		hurry: make(chan struct{}, 1), quit: make(chan struct{}), done: make(chan struct{})}
+	j.cond = sync.NewCond(&j.mu)
+	if err := j.open(ctx); err != nil {
+		return nil, errors.Join(typed(path, err), j.closeFiles())
+	}
+	go j.run()
+	return j, nil
+}
+
+func (j *Journal) open(ctx context.Context) error {
+	for i := range j.tails {
+		t, err := openTail(fmt.Sprintf("%s.tail%d", j.db.path, i))
+		if err != nil {
+			return err
+		}
+		j.tails[i] = t
+	}
+	if dir, err := os.Open(filepath.Dir(j.db.path)); err == nil {
+		_ = dir.Sync() // the tails' names; some file systems have no such thing
+		_ = dir.Close()
+	}
+	if err := j.db.w.QueryRowContext(ctx, "SELECT coalesce(max(id), 0) + 1 FROM streams").Scan(&j.nextID); err != nil {
+		return err
+	}
+	if err := j.recover(ctx); err != nil {
+		return err
+	}
+	res, err := j.db.w.ExecContext(ctx, "INSERT INTO epochs (opened_at) VALUES (?)", j.o.Clock().UnixMicro())
+	if err != nil {
+		return err
+	}
+	id, err := res.LastInsertId()
+	if err != nil {
+		return err
+	}
+	j.epoch = uint64(id)
+	if err := j.syncWAL(); err != nil {
+		return err
+	}
+	for _, t := range j.tails {
+		if err := t.empty(); err != nil {
+			return err
+		}
+	}
+	j.gen++
+	return j.tails[0].begin(j.gen, j.epoch)
+}
+
+// Epoch implements queue.Journal.
+func (j *Journal) Epoch() uint64 { return j.epoch }
+
+// stream returns a stream with j.mu held, reading its row when memory does not have it. Without create it returns
+// nil for one that never had a frame. On an error j.mu is not held.
+func (j *Journal) stream(ctx context.Context, job string, create bool) (*stream, error) {
+	j.mu.Lock()
+	for {
+		if j.closed {
+			j.mu.Unlock()
+			return nil, queue.ErrClosed
+		}
+		if s := j.streams[job]; s != nil {
+			return s, nil
+		}
+		j.mu.Unlock()
+		s, err := j.row(ctx, job, j.epoch)
+		if err != nil {
+			return nil, typed(j.db.path, err)
+		}
+		j.mu.Lock()
+		if j.streams[job] != nil || j.closed {
+			continue
+		}
+		if !s.known && !create {
+			return nil, nil
+		}
+		if !s.known {
+			s.id = j.nextID
+			j.nextID++
+		}
+		j.streams[job] = s
+		return s, nil
+	}
+}
+
+// Append implements queue.Journal: the frame is in the tail file when it returns.
+func (j *Journal) Append(ctx context.Context, job string, seq uint64, meta uint32, data []byte) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	b, err := j.add(ctx, job, seq, meta, data, false)
+	if err != nil {
+		return err
+	}
+	if !j.writing {
+		j.writing = true
+		j.lead()
+		return b.err
+	}
+	j.mu.Unlock()
+	<-b.done
+	return b.err
+}
+
+// Buffer implements queue.Journal: readers see the frame at once, and it is in the tail file within Options.Linger.
+func (j *Journal) Buffer(job string, seq uint64, meta uint32, data []byte) error {
+	b, err := j.add(context.Background(), job, seq, meta, data, true)
+	if err != nil {
+		return err
+	}
+	if len(b.buf) < 64<<10 || j.writing {
+		j.mu.Unlock()
+		return nil
+	}
+	j.writing = true
+	j.lead()
+	return nil // the frame itself is kept in any case
+}
+
+// add puts a frame into the forming batch and returns with j.mu held, unless it fails.
+func (j *Journal) add(ctx context.Context, job string, seq uint64, meta uint32, data []byte, visible bool) (*batch, error) {
+	if len(data) > maxFrame {
+		return nil, tooLarge(len(data))
+	}
+	s, err := j.stream(ctx, job, true)
+	if err != nil {
+		return nil, err
+	}
+	fail := func(err error) (*batch, error) {
+		j.mu.Unlock()
+		return nil, err
+	}
+	switch {
+	case seq != s.queued+1:
+		return fail(queue.OutOfOrder(job, seq, s.queued))
+	case j.unsettled > maxUnsettled || len(j.batch.buf) > maxParked && visible:
+		j.wakeSettle()
+		return fail(queue.ErrStorageFull)
+	}
+	b := j.batch
+	r := batchRec{s: s, seq: seq, meta: meta, start: len(b.buf)}
+	b.buf = appendRecord(b.buf, recFrame, job, seq, meta, data)
+	r.end = len(b.buf)
+	r.off = r.end - len(data)
+	if visible && s.queued == s.last {
+		j.show(s, seq, meta, data)
+		r.applied = true
+	}
+	s.queued = seq
+	b.recs = append(b.recs, r)
+	return b, nil
+}
+
+// show makes a frame visible to readers. j.mu is held.
+func (j *Journal) show(s *stream, seq uint64, meta uint32, data []byte) {
+	s.refs = append(s.refs, frameRef{meta: meta, off: len(s.raw), n: len(data)})
+	s.raw = append(s.raw, data...)
+	s.last, s.meta, s.epoch, s.idle = seq, meta, j.epoch, 0
+	j.unsettled += len(data) + 64
+	if j.unsettled > settleEarly {
+		j.wakeSettle()
+	}
+	if s.more != nil {
+		close(s.more)
+		s.more = nil
+	}
+}
+
+// lead writes batches to the tail: the forming one in this goroutine, what came meanwhile in another. It is called
+// with j.mu held and writing set, and returns without the lock.
+func (j *Journal) lead() {
+	if j.writeBatch() && len(j.batch.recs) > 0 {
+		j.mu.Unlock()
+		go func() {
+			j.mu.Lock()
+			for j.writeBatch() && len(j.batch.recs) > 0 {
+				continue
+			}
+			j.writing = false
+			j.cond.Broadcast()
+			j.mu.Unlock()
+		}()
+		return
+	}
+	j.writing = false
+	j.cond.Broadcast()
+	j.mu.Unlock()
+}
+
+// writeBatch writes the forming batch. j.mu is held, and released during the write.
+func (j *Journal) writeBatch() bool {
+	b := j.batch
+	j.batch = newBatch()
+	j.flying = b
+	t := j.tails[j.active]
+	j.mu.Unlock()
+	err := t.write(b.buf)
+	j.mu.Lock()
+	j.flying = nil
+	if err != nil {
+		j.failBatch(b, err)
+		return false
+	}
+	j.written += int64(len(b.buf))
+	j.unsynced = true
+	for _, r := range b.recs {
+		if !r.applied && !r.drop && !r.s.gone {
+			j.show(r.s, r.seq, r.meta, b.buf[r.off:r.end])
+		}
+	}
+	close(b.done)
+	return true
+}
+
+// failBatch refuses what was appended and keeps what was buffered, for the next write. What came meanwhile builds
+// on what failed, so it fails too. j.mu is held.
+func (j *Journal) failBatch(b *batch, err error) {
+	err = typed(j.db.path, err)
+	j.o.Logger.Error("sqlitequeue: journal tail", "err", err)
+	later := j.batch
+	kept := newBatch()
+	for _, old := range []*batch{b, later} {
+		for _, r := range old.recs {
+			if !r.applied && !r.drop {
+				r.s.queued = r.s.last
+				continue
+			}
+			start := len(kept.buf)
+			kept.buf = append(kept.buf, old.buf[r.start:r.end]...)
+			r.off, r.end, r.start = r.off-r.start+start, r.end-r.start+start, start
+			kept.recs = append(kept.recs, r)
+		}
+		old.err = err
+		close(old.done)
+	}
+	j.batch = kept
+}
+
+// flush writes what was buffered to the tail.
+func (j *Journal) flush() error {
+	j.mu.Lock()
+	if j.writing || len(j.batch.recs) == 0 {
+		j.mu.Unlock()
+		return nil
+	}
+	b := j.batch
+	j.writing = true
+	j.lead()
+	return b.err // set, if at all, by the write that lead did in this goroutine
+}
+
+func (j *Journal) wakeSettle() {
+	select {
+	case j.hurry <- struct{}{}:
+	default:
+	}
+}
+
+// run is the ticker: it flushes, settles and syncs.
+func (j *Journal) run() {
+	defer close(j.done)
+	tick := time.NewTicker(j.o.Linger)
+	defer tick.Stop()
+	settled, synced, rotated := time.Now(), time.Now(), time.Now()
+	for {
+		hurry := false
+		select {
+		case <-tick.C:
+		case <-j.hurry:
+			hurry = true
+		case <-j.quit:
+			return
+		}
+		_ = j.flush() // logged; what was buffered is kept
+		if hurry || time.Since(settled) >= j.o.Settle {
+			if err := j.settle(); err != nil {
+				j.o.Logger.Error("sqlitequeue: journal settle, tried again", "err", err)
+			}
+			settled = time.Now()
+		}
+		if time.Since(synced) >= j.o.Sync {
+			j.sync()
+			synced = time.Now()
+		}
+		if size := j.tailed(); size > j.o.TailSize || size > 0 && time.Since(rotated) >= rotateAfter {
+			if err := j.rotate(); err != nil {
+				j.o.Logger.Error("sqlitequeue: journal rotation, tried again", "err", err)
+			}
+			rotated = time.Now()
+		}
+	}
+}
+
+// Close implements queue.Journal.
+func (j *Journal) Close() error {
+	j.mu.Lock()
+	if j.closed {
+		j.mu.Unlock()
+		return nil
+	}
+	j.mu.Unlock()
+	close(j.quit)
+	<-j.done
+	errs := []error{j.flush()}
+	j.mu.Lock()
+	j.closed = true
+	for j.writing {
+		j.cond.Wait()
+	}
+	for _, s := range j.streams {
+		if s.more != nil {
+			close(s.more)
+			s.more = nil
+		}
+	}
+	j.mu.Unlock()
+	err := j.rotate()
+	return errors.Join(append(errs, err, j.closeFiles())...)
+}
+
+func (j *Journal) closeFiles() error {
+	var errs []error
+	for _, t := range j.tails {
+		if t != nil {
+			errs = append(errs, t.f.Close())
+		}
+	}
+	return errors.Join(append(errs, j.db.close())...)
+}
