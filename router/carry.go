@@ -7,6 +7,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"time"
@@ -20,16 +21,37 @@ type verdict struct {
 }
 
 // carry runs attempts until the job has ended or waits again. It owns the task, and the goroutine is its own.
+// Whoever starts it has counted it in active.
 func (t *task) carry(res *reservation) {
 	defer t.r.leave()
+	defer t.caught()
+	t.run(res)
+}
+
+// caught ends a job whose carrier panicked.
+func (t *task) caught() {
+	v := recover()
+	if v == nil {
+		return
+	}
+	t.r.log.Error("panic while a job was carried", "job", t.job.ID, "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
+	if t.slot != nil {
+		t.slot.release(Outcome{Kind: Internal, Err: errors.New("panic")})
+	}
 	defer func() {
-		if v := recover(); v != nil {
-			t.r.log.Error("panic while a job was carried", "job", t.job.ID, "panic", fmt.Sprint(v))
-			res.release(Outcome{Kind: Internal, Err: errors.New("panic")})
-			t.finish(t.result(StateFailed, CodeInternal, "internal error; the queen's log has the details"))
+		if v := recover(); v != nil { // the neighbour that panicked may do so again
+			t.close(t.result(Failed, CodeInternal, "internal error"))
 		}
 	}()
+	if !t.settled {
+		t.finish(t.result(Failed, CodeInternal, "internal error; the queen's log has the details"))
+	}
+}
+
+// run is the loop over attempts.
+func (t *task) run(res *reservation) {
 	for res != nil {
+		t.slot = res
 		v := t.attempt(res)
 		res.release(Outcome{Kind: Internal, Err: v.why}) // only where the attempt had no chance to
 		if !v.again {
@@ -42,6 +64,9 @@ func (t *task) carry(res *reservation) {
 
 // carryClaimed begins with a job that waited: it makes it running in the store first.
 func (t *task) carryClaimed(res *reservation) {
+	defer t.r.leave()
+	defer t.caught()
+	t.slot = res
 	w := &res.p.Worker
 	var err error
 	if t.stored {
@@ -51,10 +76,9 @@ func (t *task) carryClaimed(res *reservation) {
 	}
 	if err == nil {
 		t.stored = true
-		t.carry(res)
+		t.run(res)
 		return
 	}
-	defer t.r.leave()
 	res.release(Outcome{Kind: Internal, Err: err})
 	switch {
 	case t.ctx.Err() != nil:
@@ -64,7 +88,7 @@ func (t *task) carryClaimed(res *reservation) {
 		if s, err := t.open(); err == nil {
 			_ = s.Fail(context.Background(), CodeCancelled, "cancelled on request")
 		}
-		t.close(t.result(StateCancelled, CodeCancelled, "cancelled on request"))
+		t.close(t.result(CancelledJob, CodeCancelled, "cancelled on request"))
 	default:
 		t.finish(t.failure(err, CodeInternal))
 	}
@@ -72,7 +96,7 @@ func (t *task) carryClaimed(res *reservation) {
 
 // finish settles, or lets go of a detached job that the shutdown cut.
 func (t *task) finish(res Result) {
-	if t.job.Detached && res.State != StateComplete && errors.Is(context.Cause(t.ctx), errCut) {
+	if t.job.Detached && res.State != Complete && errors.Is(context.Cause(t.ctx), errCut) {
 		t.abandon()
 		return
 	}
@@ -140,7 +164,7 @@ func (t *task) continuation(s Stream) (*continuation, error) {
 }
 
 func (t *task) spent() Result {
-	res := t.result(StateComplete, "", "")
+	res := t.result(Complete, "", "")
 	res.StopReason = "length"
 	return res
 }
@@ -171,7 +195,7 @@ func (t *task) converse(s Stream, x *exchange, cont *continuation) (out Outcome)
 	}
 	if kind, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type")); kind == "text/event-stream" || (x.req.stream && kind != "application/json") {
 		out, err = s.Copy(t.ctx, &frames{resp.Body, x}, CopyOptions{Protocol: orText(x.w.Protocol, ProtocolOpenAI),
-			Surface: x.req.surface, Attempt: t.job.Attempt, Continued: cont != nil, UsageInjected: x.req.usageInjected,
+			Surface: x.req.surface, Attempt: t.job.Attempt, Continued: t.emitted, UsageInjected: x.req.usageInjected,
 			Stop: x.req.stop, FirstToken: x.g.first, InterToken: x.g.inter})
 	} else {
 		var body []byte
@@ -314,8 +338,8 @@ func (t *task) conclude(res *reservation, x *exchange, out *Outcome) {
 	if out.FirstToken > 0 && t.firstToken.IsZero() {
 		t.firstToken = x.g.started.Add(out.FirstToken)
 	}
-	t.emitted = t.emitted || out.Frames > 0 || out.Tokens > 0
-	t.tokens += out.Tokens
+	t.emitted = t.emitted || out.Frames > 0
+	t.tokens = max(t.tokens, out.Tokens)
 	t.prompt, t.cached = max(t.prompt, out.PromptTokens), max(t.cached, out.CachedTokens)
 	if out.Kind == Aborted && w.Capabilities.CancelCall && x.c != nil {
 		t.r.callCancel(*w, t.job.ID)
@@ -335,6 +359,7 @@ func (t *task) report(w *Worker, out *Outcome) {
 	var e *statusError
 	switch {
 	case out.Kind == Completed:
+		t.busy = 0
 		for _, h := range t.held {
 			t.r.fleet.Report(h.worker, h.err)
 		}

@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"slices"
 	"time"
 )
 
@@ -54,6 +55,7 @@ func (d *dispatcher) run(ctx context.Context) {
 		}
 		now := time.Now()
 		d.housekeep(ctx, now)
+		r.tellFailed()
 		d.dispatch(ctx)
 		timer.Reset(d.next())
 	}
@@ -64,7 +66,7 @@ func (d *dispatcher) next() time.Duration {
 	d.r.mu.Lock()
 	defer d.r.mu.Unlock()
 	switch {
-	case d.r.limited > 0 || len(d.r.orphans) > 0:
+	case d.r.urgent() || len(d.r.orphans) > 0:
 		return quickTick
 	case d.r.shuffled && len(d.r.line) > 1:
 		return reorderAt
@@ -78,12 +80,12 @@ func (d *dispatcher) next() time.Duration {
 func (d *dispatcher) housekeep(ctx context.Context, now time.Time) {
 	r := d.r
 	r.mu.Lock()
-	limited, orphans := r.limited > 0, len(r.orphans) > 0
+	limited, orphans := r.urgent(), len(r.orphans) > 0
 	order := r.shuffled && len(r.line) > 1 || r.more && len(r.line) < r.o.MaxWaiting/2
 	r.mu.Unlock()
 	if limited || now.Sub(d.ticked) >= tick {
-		for _, t := range r.overdue(now) {
-			r.expire(t, now)
+		for _, l := range r.overdue(now) {
+			r.expire(l)
 		}
 	}
 	if orphans {
@@ -104,8 +106,8 @@ func (d *dispatcher) housekeep(ctx context.Context, now time.Time) {
 }
 
 // expire ends a job that waited too long.
-func (r *Router) expire(t *task, now time.Time) {
-	rescue := !t.until.IsZero() && !now.Before(t.until)
+func (r *Router) expire(l late) {
+	t := l.t
 	if !r.take(t) {
 		return
 	}
@@ -113,10 +115,10 @@ func (r *Router) expire(t *task, now time.Time) {
 	switch {
 	case t.ctx.Err() != nil:
 		t.finish(t.aborted())
-	case rescue && t.last != nil:
+	case l.rescue && t.last != nil:
 		t.finish(t.last.res)
 	default:
-		t.finish(t.result(StateFailed, CodeCapacity, "no slot became free within "+r.o.QueueTimeout.String()+"; retry later"))
+		t.finish(t.result(Failed, CodeCapacity, "no slot became free within "+r.o.QueueTimeout.String()+"; retry later"))
 	}
 }
 
@@ -147,6 +149,9 @@ func (d *dispatcher) dispatch(ctx context.Context) {
 		t, res := d.view.tasks[i], hold(p)
 		switch p.Action {
 		case Route:
+			if slices.Contains(t.job.Exclude, p.Worker.ID) {
+				break // it has just failed there
+			}
 			if !r.take(t) {
 				res.release(Outcome{Kind: Aborted})
 				continue

@@ -54,9 +54,9 @@ type Fleet interface {
 
 // LoadRequest is what Fleet.Load is asked for.
 type LoadRequest struct {
-	Model, ModelRef, Node string
-	Evict                 []string
-	Progress              func(Progress) // may be called from any goroutine; extends the load's time limit
+	Model, ModelRef, Node, Device string
+	Evict                         []string
+	Progress                      func(Progress) // may be called from any goroutine; extends the load's time limit
 }
 
 // Dialer connects to a worker.

@@ -137,7 +137,7 @@ type exchange struct {
 func (x *exchange) post(fresh bool) error {
 	c, reused, err := x.pool.get(x.ctx, x.w, fresh)
 	if err != nil {
-		return err
+		return &dialError{err}
 	}
 	x.c, x.reused = c, reused
 	if !x.g.hold(c) {
@@ -176,8 +176,11 @@ func (x *exchange) read(posted error) (*http.Response, error) {
 		_ = x.c.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
 	}
 	resp, err := x.c.response()
-	if err != nil && posted != nil {
-		return nil, posted
+	if posted != nil {
+		if err != nil {
+			return nil, posted
+		}
+		_ = x.c.SetReadDeadline(time.Time{})
 	}
 	return resp, err
 }
@@ -199,7 +202,7 @@ func (x *exchange) end(keep bool) {
 func (x *exchange) head() []byte {
 	b := make([]byte, 0, 512+min(len(x.req.body), 16<<10))
 	b = append(b, "POST "...)
-	b = append(b, x.req.path...)
+	b = append(append(b, prefixOf(x.w.Address)...), x.req.path...)
 	b = append(b, " HTTP/1.1\r\nHost: "...)
 	b = append(b, hostOf(x.w.Address)...)
 	b = append(b, "\r\nContent-Type: "...)
@@ -251,6 +254,25 @@ func hostOf(addr string) string {
 	}
 	return addr
 }
+
+// prefixOf is the path of an address that is a URL: some servers stand behind one.
+func prefixOf(addr string) string {
+	if _, rest, ok := strings.Cut(addr, "://"); ok {
+		if i := strings.IndexByte(rest, '/'); i >= 0 {
+			return clean(strings.TrimRight(rest[i:], "/"))
+		}
+	}
+	return ""
+}
+
+// dialError is a worker that can't be reached.
+type dialError struct{ err error }
+
+// Error is for the log; clients are told less.
+func (e *dialError) Error() string { return "connect: " + e.err.Error() }
+
+// Unwrap gives the dialer's error.
+func (e *dialError) Unwrap() error { return e.err }
 
 // frames is the body of a streamed answer as the Stream sees it. Closing it closes the connection: what the worker has
 // not said by then nobody wants.

@@ -27,9 +27,6 @@ func (r *Router) lineUp(t *task, front bool) bool {
 	}
 	r.line = slices.Insert(r.line, at, t)
 	r.waiting[t.job.Model]++
-	if !t.until.IsZero() {
-		r.limited++
-	}
 	r.shuffled = r.shuffled || len(r.line) > 1
 	t.pos = at + 1
 	t.told = t.pos
@@ -56,10 +53,7 @@ func (r *Router) unline(t *task) {
 	if r.waiting[t.job.Model]--; r.waiting[t.job.Model] <= 0 {
 		delete(r.waiting, t.job.Model)
 	}
-	if !t.until.IsZero() {
-		r.limited--
-		t.until = time.Time{}
-	}
+	t.until, t.pause = time.Time{}, time.Time{}
 	t.load = nil
 }
 
@@ -96,8 +90,12 @@ func (r *Router) look(v *view, aside map[*task]bool, models map[string]bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	full := 0
+	now := time.Now()
 	for _, t := range r.line {
 		m := t.job.Model
+		if !t.pause.IsZero() && now.Before(t.pause) {
+			continue
+		}
 		if models[m] || v.count[m] >= viewModel || aside[t] {
 			continue
 		}
@@ -130,19 +128,28 @@ func (r *Router) reorder(ids map[string]int) {
 	}
 }
 
+// urgent says whether a job in front, that already ran, waits: its patience or its exclusions are counted in tenths of
+// a second. The caller holds mu.
+func (r *Router) urgent() bool { return len(r.line) > 0 && r.line[0].front }
+
 // overdue takes out of the line whose time is up.
-func (r *Router) overdue(now time.Time) []*task {
+func (r *Router) overdue(now time.Time) []late {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	var out []*task
+	var out []late
 	for _, t := range r.line {
-		late := t.ctx.Err() != nil || (!t.until.IsZero() && !now.Before(t.until)) ||
-			(t.load == nil && now.Sub(t.since) >= r.o.QueueTimeout)
-		if late {
-			out = append(out, t)
+		rescue := !t.until.IsZero() && !now.Before(t.until)
+		if rescue || t.ctx.Err() != nil || (t.load == nil && now.Sub(t.since) >= r.o.QueueTimeout) {
+			out = append(out, late{t, rescue})
 		}
 	}
 	return out
+}
+
+// late is a job whose time in the line is up; rescue says that it was the time for a rescue.
+type late struct {
+	t      *task
+	rescue bool
 }
 
 // positions tells the readers of waiting jobs where they stand.

@@ -78,7 +78,7 @@ func (r *Router) joinLoad(t *task, res *reservation) {
 	r.loads[key] = l
 	r.active++
 	r.mu.Unlock()
-	go r.runLoad(ctx, l, res, LoadRequest{Model: t.job.Model, ModelRef: t.job.ModelRef, Node: res.p.Node, Evict: res.p.Evict, Progress: l.advance})
+	go r.runLoad(ctx, l, res, LoadRequest{Model: t.job.Model, ModelRef: t.job.ModelRef, Node: res.p.Node, Device: res.p.Device, Evict: res.p.Evict, Progress: l.advance})
 }
 
 // running finds the load that a job may share. The caller holds mu.
@@ -137,13 +137,11 @@ func (r *Router) runLoad(ctx context.Context, l *load, res *reservation, req Loa
 			waiters = append(waiters, t)
 		}
 	}
+	if err != nil {
+		r.failed = append(r.failed, failedLoad{waiters, l.key.node, err})
+	}
 	r.mu.Unlock()
 	res.release(out)
-	if err != nil && r.base.Err() == nil {
-		for _, t := range waiters {
-			r.loadFailed(t, l.key.node, err)
-		}
-	}
 	r.poke()
 }
 
@@ -187,6 +185,29 @@ func (r *Router) watchLoad(l *load) *time.Timer {
 		timer.Reset(left)
 	})
 	return timer
+}
+
+// failedLoad is what the dispatcher has to tell the waiters of a load that failed.
+type failedLoad struct {
+	waiters []*task
+	node    string
+	err     error
+}
+
+// tellFailed gives the waiters of failed loads the cause. It runs on the dispatcher's goroutine: nobody else shows jobs of
+// the line to the scheduler.
+func (r *Router) tellFailed() {
+	r.mu.Lock()
+	failed := r.failed
+	r.failed = nil
+	r.mu.Unlock()
+	for _, f := range failed {
+		for _, t := range f.waiters {
+			if t.ctx.Err() == nil {
+				r.loadFailed(t, f.node, f.err)
+			}
+		}
+	}
 }
 
 // loadFailed gives a waiter the cause, unless it can go elsewhere.

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
+	"slices"
 	"time"
 )
 
@@ -12,7 +14,7 @@ import (
 func (t *task) judge(w *Worker, out *Outcome) verdict {
 	switch out.Kind {
 	case Completed:
-		res := t.result(StateComplete, "", "")
+		res := t.result(Complete, "", "")
 		res.StopReason = out.StopReason
 		return verdict{res: res}
 	case ClientError:
@@ -27,6 +29,7 @@ func (t *task) judge(w *Worker, out *Outcome) verdict {
 		if errors.As(out.Err, &e) {
 			pause = min(max(e.after, time.Second), 30*time.Second)
 		}
+		t.busy++
 		t.avoid(w.ID, pause)
 		return verdict{again: true, why: out.Err, res: t.lost(w, out.Err)}
 	}
@@ -71,22 +74,22 @@ func (t *task) rescue(w *Worker, why error) verdict {
 func (t *task) lost(w *Worker, why error) Result {
 	var e *statusError
 	if errors.As(why, &e) {
-		return t.result(StateFailed, CodeWorkerFailed, e.Error())
+		return t.result(Failed, CodeWorkerFailed, e.Error())
 	}
-	return t.result(StateFailed, CodeWorkerFailed, fmt.Sprintf("worker %s failed: %s; send the request again", w.ID, plain(why)))
+	return t.result(Failed, CodeWorkerFailed, fmt.Sprintf("worker %s failed: %s; send the request again", w.ID, plain(why)))
 }
 
 // plain is an error's text without addresses that mean nothing to a client.
 func plain(err error) string {
-	for _, known := range []error{errFirstToken, errInterToken, errTruncated} {
-		if errors.Is(err, known) {
-			return known.Error()
-		}
+	var op *net.OpError
+	var dial *dialError
+	switch {
+	case errors.As(err, &dial):
+		return "it could not be reached"
+	case errors.As(err, &op) || errors.Is(err, net.ErrClosed):
+		return "the connection to it broke"
 	}
-	if c := codeOf(err, ""); c != "" {
-		return err.Error()
-	}
-	return "the connection to it broke"
+	return err.Error()
 }
 
 // replace finds the job another place: a reservation to go on with, or nil when it waits or has ended.
@@ -96,6 +99,10 @@ func (t *task) replace(v verdict) *reservation {
 		r.o.Hooks.OnRetry(t.job, t.worker.ID, t.emitted, v.why)
 	}
 	r.log.Info("job goes on elsewhere", "job", t.job.ID, "worker", t.worker.ID, "continued", t.emitted, "reason", plain(v.why))
+	if t.busy > 1 { // everybody is busy, whatever the scheduler believes
+		t.wait(v, hold(Placement{Action: Wait}))
+		return nil
+	}
 	p, err := r.sched.Place(t.ctx, t.job)
 	if err != nil {
 		if t.ctx.Err() != nil {
@@ -108,6 +115,11 @@ func (t *task) replace(v verdict) *reservation {
 	res := hold(p)
 	switch p.Action {
 	case Route:
+		if slices.Contains(t.job.Exclude, p.Worker.ID) { // nobody else, for now
+			res.release(Outcome{Kind: Aborted})
+			t.wait(v, hold(Placement{Action: Wait}))
+			return nil
+		}
 		if err := r.queue.Started(t.ctx, t.job.ID, p.Worker.ID, p.Worker.Node, t.job.Attempt+1); err != nil {
 			r.log.Warn("new worker of a job not recorded", "job", t.job.ID, "error", err)
 		}
@@ -124,6 +136,9 @@ func (t *task) replace(v verdict) *reservation {
 func (t *task) wait(v verdict, res *reservation) {
 	r := t.r
 	t.last = &v
+	if t.busy > 1 {
+		t.pause = time.Now().Add(min(50*time.Millisecond<<min(t.busy, 8), 5*time.Second))
+	}
 	if !t.emitted && t.stored {
 		if err := r.queue.Requeue(t.ctx, t.job.ID); err == nil {
 			t.stored = false

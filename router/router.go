@@ -29,7 +29,7 @@ type Router struct {
 	orphans  []*task        // attached, without a reader since the last queen died
 	loads    map[loadKey]*load
 	loaded   map[loadKey]time.Time
-	limited  int // tasks in the line that wait for a rescue
+	failed   []failedLoad
 	draining bool
 	active   int           // goroutines
 	quiet    chan struct{} // closed when active falls to 0; nil when nobody waits
@@ -181,7 +181,7 @@ func (r *Router) submitWaiting(ctx context.Context, t *task, res *reservation) e
 func (r *Router) openNew(t *task) error {
 	s, err := t.open()
 	if err != nil {
-		_ = r.queue.Finish(context.Background(), t.job.ID, t.result(StateFailed, codeOf(err, CodeInternal), "the event stream could not be opened"))
+		_ = r.queue.Finish(context.Background(), t.job.ID, t.result(Failed, codeOf(err, CodeInternal), "the event stream could not be opened"))
 		r.forget(t)
 		return err
 	}

@@ -35,6 +35,7 @@ type task struct {
 	told  int
 	since time.Time // in the line
 	until time.Time // for a rescue: the end of its patience
+	pause time.Time // not before
 	front bool
 	load  *load
 	loads int
@@ -48,6 +49,8 @@ type task struct {
 	started   time.Time
 
 	// the owner's alone
+	slot       *reservation // the last one, for a panic
+	settled    bool
 	stored     bool // running in the store
 	emitted    bool // frames went out
 	retries    int
@@ -59,6 +62,7 @@ type task struct {
 	firstToken time.Time
 	exclude    []exclusion
 	held       []heldReport
+	busy       int      // answers in a row that a worker had no room
 	last       *verdict // why the last attempt failed
 }
 
@@ -117,8 +121,16 @@ func (t *task) watchIdle(s Stream) {
 	if t.job.Detached {
 		return
 	}
-	gone := func() { t.r.end(t, errClientGone) }
-	if n, ok := s.(IdleNotifier); ok {
+	var gone func()
+	n, notifies := s.(IdleNotifier)
+	gone = func() {
+		if notifies && s.Readers() > 0 { // one came back meanwhile
+			n.OnIdle(gone)
+			return
+		}
+		t.r.end(t, errClientGone)
+	}
+	if notifies {
 		n.OnIdle(gone)
 		return
 	}
@@ -146,7 +158,7 @@ func (t *task) result(s State, code, message string) Result {
 
 // failure is the result for an error.
 func (t *task) failure(err error, fallback string) Result {
-	return t.result(StateFailed, codeOf(err, fallback), err.Error())
+	return t.result(Failed, codeOf(err, fallback), err.Error())
 }
 
 // aborted is the result for the reason with which the job's context was cancelled.
@@ -154,22 +166,23 @@ func (t *task) aborted() Result {
 	why := context.Cause(t.ctx)
 	switch {
 	case errors.Is(why, errDeadline):
-		return t.result(StateFailed, CodeDeadline, "the deadline passed before the job was done; give it more time")
+		return t.result(Failed, CodeDeadline, "the deadline passed before the job was done; give it more time")
 	case errors.Is(why, errCut):
-		return t.result(StateFailed, CodeShuttingDown, "the queen shut down before the job was done; send it again")
+		return t.result(Failed, CodeShuttingDown, "the queen shut down before the job was done; send it again")
 	case errors.Is(why, errClientGone):
-		return t.result(StateCancelled, CodeCancelled, "cancelled: the client has gone")
+		return t.result(CancelledJob, CodeCancelled, "cancelled: the client has gone")
 	default:
-		return t.result(StateCancelled, CodeCancelled, "cancelled on request")
+		return t.result(CancelledJob, CodeCancelled, "cancelled on request")
 	}
 }
 
 // settle writes the one terminal event and everything that follows it. Only the task's owner calls it.
 func (t *task) settle(res Result) {
+	t.settled = true
 	ctx := context.Background()
 	s, err := t.open()
 	if err == nil {
-		if res.State == StateComplete {
+		if res.State == Complete {
 			err = s.End(ctx, res)
 		} else {
 			err = s.Fail(ctx, res.Code, res.Message)
@@ -183,6 +196,7 @@ func (t *task) settle(res Result) {
 
 // record settles the job with the queue and the caller, its terminal event being written.
 func (t *task) record(res Result) {
+	t.settled = true
 	r := t.r
 	if err := r.queue.Finish(context.Background(), t.job.ID, res); err != nil {
 		r.log.Error("terminal state not recorded", "job", t.job.ID, "error", err)

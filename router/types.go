@@ -99,6 +99,7 @@ type Placement struct {
 	Action     Action
 	Worker     Worker
 	Node       string
+	Device     string
 	Evict      []string
 	LoadBytes  int64 // Provision: size of what is loaded, for the load's time limit; 0 = unknown
 	Code       string
@@ -125,7 +126,7 @@ type Outcome struct {
 	Kind         Kind
 	Worker, Node string
 	Frames       int // frames relayed by this attempt
-	Tokens       int // tokens in them
+	Tokens       int // of the whole job so far, earlier attempts included
 	PromptTokens int
 	CachedTokens int
 	StopReason   string
@@ -140,9 +141,9 @@ type State string
 
 // The terminal states.
 const (
-	StateComplete  State = "complete"
-	StateFailed    State = "failed"
-	StateCancelled State = "cancelled"
+	Complete     State = "complete"
+	Failed       State = "failed"
+	CancelledJob State = "cancelled"
 )
 
 // Result is the end of a job.
