@@ -1,3 +1,13 @@
 module github.com/queen-rbee/queen-rbee/cmd/rbee-hive
 
 go 1.26.0
+
+require (
+	github.com/queen-rbee/queen-rbee/hivelifecycle v0.1.0
+	github.com/queen-rbee/queen-rbee/hivelifecycle/engine v0.1.0
+)
+
+replace (
+	github.com/queen-rbee/queen-rbee/hivelifecycle => ../../hivelifecycle
+	github.com/queen-rbee/queen-rbee/hivelifecycle/engine => ../../hivelifecycle/engine
+)

@@ -121,3 +121,6 @@ func alive(pid int, start string) bool {
 	now, err := startTime(pid)
 	return err == nil && now == start
 }
+
+// StartTime says when a process began, as text that is equal for the same process only.
+func StartTime(pid int) (string, error) { return startTime(pid) }

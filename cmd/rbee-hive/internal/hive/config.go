@@ -1,0 +1,157 @@
+package hive
+
+import (
+	"bufio"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"github.com/queen-rbee/queen-rbee/hivelifecycle/engine/sim"
+)
+
+// SimWorker is the hidden subcommand that runs the simulated engine.
+const SimWorker = "sim-worker"
+
+// config is the command line with the token.
+type config struct {
+	dataDir, id, name, addr string
+	token                   string
+	detached, tokenStdin    bool
+	logFormat               string
+	simDevices              []simDevice
+	version                 string
+}
+
+// simDevice is a pretended device, for demos and tests of placement on machines that have no GPU.
+type simDevice struct {
+	name  string
+	bytes int64
+}
+
+var plainName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$`)
+
+// parse reads the command line; done is true when there is nothing more to do (help, version).
+func parse(args []string, version string, stdin io.Reader, stdout, stderr io.Writer) (c config, done bool, err error) {
+	fs := flag.NewFlagSet("rbee-hive", flag.ContinueOnError)
+	fs.SetOutput(stderr)
+	fs.StringVar(&c.dataDir, "data-dir", "", "directory of this hive's own (required)")
+	fs.StringVar(&c.id, "id", "", "the hive's identity, given by its queen")
+	fs.StringVar(&c.name, "name", "", "the hive's name in the fleet (default: this machine's name)")
+	fs.StringVar(&c.addr, "addr", "", "address to listen on (default 127.0.0.1:7835; 127.0.0.1:0 with -token-stdin)")
+	fs.BoolVar(&c.tokenStdin, "token-stdin", false, "read the token from the first line of standard input, not from DIR/token")
+	fs.BoolVar(&c.detached, "detached", false, "go on without a terminal; log to DIR/hive.log")
+	fs.StringVar(&c.logFormat, "log-format", "text", "json or text")
+	fs.Func("sim-device", "pretend a device for simulated models, NAME=SIZE (may be repeated)", func(s string) error {
+		name, size, ok := strings.Cut(s, "=")
+		n, err := sim.ParseSize(size)
+		if !ok || err != nil || !plainName.MatchString(name) {
+			return errors.New("write it like gpu0=24GiB")
+		}
+		c.simDevices = append(c.simDevices, simDevice{name, n})
+		return nil
+	})
+	showVersion := fs.Bool("version", false, "print the version and exit")
+	if err := fs.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return c, true, nil
+		}
+		return c, true, usage(err)
+	}
+	if *showVersion || fs.Arg(0) == "version" {
+		_, err := fmt.Fprintln(stdout, "rbee-hive", version)
+		return c, true, err
+	}
+	c.version = version
+	if fs.NArg() > 0 {
+		return c, true, usage(fmt.Errorf("unexpected argument %.80q", fs.Arg(0)))
+	}
+	return c, false, c.complete(stdin)
+}
+
+// complete fills the defaults and reads the token.
+func (c *config) complete(stdin io.Reader) error {
+	if c.dataDir == "" {
+		return usage(errors.New("-data-dir is missing"))
+	}
+	dir, err := filepath.Abs(c.dataDir)
+	if err != nil {
+		return err
+	}
+	c.dataDir = dir
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("the data directory can't be made: %w", err)
+	}
+	if c.name == "" {
+		if c.name, err = os.Hostname(); err != nil || !plainName.MatchString(c.name) {
+			c.name = "local"
+		}
+	}
+	if c.id == "" {
+		if b, err := os.ReadFile(filepath.Join(dir, "id")); err == nil {
+			c.id = strings.TrimSpace(string(b))
+		} else {
+			c.id = "hive_" + c.name
+		}
+	}
+	if !plainName.MatchString(c.id) || !plainName.MatchString(c.name) {
+		return usage(errors.New("-id and -name are 1 to 128 letters, digits, dots, dashes and underscores"))
+	}
+	if c.addr == "" {
+		c.addr = "127.0.0.1:7835"
+		if c.tokenStdin {
+			c.addr = "127.0.0.1:0"
+		}
+	}
+	if _, _, err := net.SplitHostPort(c.addr); err != nil {
+		return usage(fmt.Errorf("-addr %.80q is not HOST:PORT", c.addr))
+	}
+	if c.logFormat != "json" && c.logFormat != "text" {
+		return usage(fmt.Errorf("-log-format is json or text"))
+	}
+	c.token, err = readToken(dir, c.tokenStdin, stdin)
+	return err
+}
+
+func readToken(dir string, fromStdin bool, stdin io.Reader) (string, error) {
+	var line string
+	if fromStdin {
+		s, err := bufio.NewReader(io.LimitReader(stdin, 4096)).ReadString('\n')
+		if err != nil && !errors.Is(err, io.EOF) {
+			return "", fmt.Errorf("the token can't be read from standard input: %w", err)
+		}
+		line = s
+	} else {
+		path := filepath.Join(dir, "token")
+		info, err := os.Stat(path)
+		if err != nil {
+			return "", fmt.Errorf("there is no token: write 32 random bytes in hexadecimal into %s (mode 0600), or use -token-stdin", path)
+		}
+		if info.Mode().Perm()&0o077 != 0 {
+			return "", fmt.Errorf("%s can be read by others; run chmod 600 on it", path)
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return "", err
+		}
+		line = string(b)
+	}
+	token := strings.TrimSpace(line)
+	if len(token) < 16 || strings.ContainsAny(token, " \t\x00") {
+		return "", errors.New("the token is shorter than 16 characters or holds a space")
+	}
+	return token, nil
+}
+
+// usageError ends the program with status 64.
+type usageError struct{ error }
+
+func usage(err error) error { return usageError{err} }
+
+// Unwrap gives the cause.
+func (e usageError) Unwrap() error { return e.error }

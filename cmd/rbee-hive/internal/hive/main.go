@@ -1,0 +1,152 @@
+package hive
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+)
+
+// Exit statuses.
+const (
+	exitOK    = 0
+	exitError = 1
+	exitUsage = 64
+)
+
+// stopBound is how long workers may take to end; then they are killed.
+const stopBound = 20 * time.Second
+
+// Main is the whole program; it returns the exit status.
+func Main(args []string, version string, stdin io.Reader, stdout, stderr io.Writer) int {
+	c, done, err := parse(args, version, stdin, stdout, stderr)
+	if err == nil && !done {
+		err = serve(c, stdout, stderr)
+	}
+	var u usageError
+	switch {
+	case errors.As(err, &u):
+		_, _ = fmt.Fprintln(stderr, "rbee-hive:", err)
+		return exitUsage
+	case err != nil:
+		_, _ = fmt.Fprintln(stderr, "rbee-hive:", err)
+		return exitError
+	}
+	return exitOK
+}
+
+// serve runs until a signal or a command ends it.
+func serve(c config, stdout, stderr io.Writer) error {
+	// The queen may die at any time, and with her the pipes and the terminal: none of that ends a hive. Handlers and
+	// not SIG_IGN, which the workers would inherit.
+	deaf := make(chan os.Signal, 1)
+	signal.Notify(deaf, syscall.SIGPIPE, syscall.SIGHUP)
+	defer signal.Stop(deaf)
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	defer signal.Stop(signals)
+	if c.detached {
+		_, _ = syscall.Setsid() // fails when we lead a group already, which is as good
+	}
+	unlock, err := lock(filepath.Join(c.dataDir, "lock"))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	j, err := openJournal(c.dataDir, c.detached, stderr)
+	if err != nil {
+		return err
+	}
+	ln, err := net.Listen("tcp", c.addr)
+	if err != nil {
+		return fmt.Errorf("can't listen on %s: %w", c.addr, err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	h, err := build(ctx, c, j, ln)
+	if err != nil {
+		return errors.Join(err, ln.Close())
+	}
+	return h.run(ctx, ln, stdout, signals)
+}
+
+// run serves and then ends everything in order.
+func (h *Hive) run(ctx context.Context, ln net.Listener, stdout io.Writer, signals <-chan os.Signal) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	srv := &http.Server{Handler: h.handler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10}
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(ln) }()
+	beats := make(chan struct{})
+	go func() {
+		defer close(beats)
+		h.beat(ctx)
+	}()
+	if err := h.writeState(); err != nil {
+		return errors.Join(err, srv.Close(), h.sup.Close(ctx))
+	}
+	_, _ = fmt.Fprintf(stdout, "ready http://%s\n", h.address)
+	h.log.Info("ready", "address", h.address, "version", h.c.version, "pid", os.Getpid(), "epoch", h.epoch)
+	var err error
+	select {
+	case s := <-signals:
+		h.log.Info("ending", "signal", s.String())
+	case <-h.quit:
+	case err = <-served:
+	}
+	h.end(false)
+	h.stopWorkers(signals)
+	h.downloads.close()
+	sctx, scancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer scancel()
+	if srv.Shutdown(sctx) != nil {
+		_ = srv.Close()
+	}
+	cancel()
+	<-beats
+	if rerr := os.Remove(filepath.Join(h.c.dataDir, "hive.json")); rerr != nil && !errors.Is(rerr, os.ErrNotExist) {
+		err = errors.Join(err, rerr)
+	}
+	h.log.Info("ended")
+	return err
+}
+
+// stopWorkers ends the workers, or lets go of them; a second signal kills them at once.
+func (h *Hive) stopWorkers(signals <-chan os.Signal) {
+	if h.keep {
+		h.sup.Detach()
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), stopBound)
+	defer cancel()
+	go func() {
+		select {
+		case <-signals:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	if err := h.sup.Close(ctx); err != nil {
+		h.log.Warn("some workers had to be killed", "error", err)
+	}
+}
+
+// lock makes sure that one hive only runs in a directory; the kernel releases it with the process.
+func lock(path string) (func(), error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		_ = f.Close()
+		return nil, fmt.Errorf("another hive runs in %s; stop it, or use another -data-dir", filepath.Dir(path))
+	}
+	return func() { _ = f.Close() }, nil
+}
