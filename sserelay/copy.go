@@ -309,8 +309,12 @@ func (c *copier) emit(m Meta, data []byte) error {
 	err := s.emit(c.ctx, m, data, false)
 	s.wmu.Unlock()
 	c.dirty = true
-	if c.batch++; c.batch >= 64 {
+	if c.batch++; c.batch >= 64 || c.out.Frames&7 == 0 && s.crowded() {
 		c.flush()
+		if s.crowded() {
+			s.waitForReaders(c.ctx)
+			c.watch.touch() // that was not the worker's silence
+		}
 	}
 	return err
 }

@@ -61,6 +61,7 @@ type Hub struct {
 	o       Options
 	mu      sync.Mutex
 	streams map[string]*Stream
+	buffers sync.Pool // of *[]byte: readers' output
 }
 
 // NewHub returns a hub over a journal; nil means one in memory.

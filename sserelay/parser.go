@@ -33,6 +33,7 @@ type Parser struct {
 	pos       int // first byte that was not scanned yet
 	line      int // first byte of the current line
 	skipLF    bool
+	hungry    bool // the last read filled the buffer: a larger one saves reads
 	bomDone   bool
 	err       error
 	dead      error  // a bound was exceeded: nothing more is parsed
@@ -46,7 +47,10 @@ type Parser struct {
 	retry     time.Duration
 }
 
-const firstBuffer = 1024
+const (
+	firstBuffer = 1 << 10
+	maxBuffer   = 16 << 10 // beyond it only a long event makes the buffer grow
+)
 
 // NewParser reads events from r.
 func NewParser(r io.Reader, o ParserOptions) *Parser {
@@ -99,7 +103,8 @@ func (p *Parser) reset(at int) {
 
 // fill makes room and reads once.
 func (p *Parser) fill() error {
-	if p.start > 0 && len(p.buf) == cap(p.buf) {
+	full := len(p.buf) == cap(p.buf)
+	if full && p.start > 0 && (!p.hungry || cap(p.buf) >= maxBuffer) {
 		n := copy(p.buf, p.buf[p.start:])
 		p.buf = p.buf[:n]
 		p.line -= p.start
@@ -107,15 +112,19 @@ func (p *Parser) fill() error {
 		p.start = 0
 	}
 	if len(p.buf) == cap(p.buf) {
-		next := make([]byte, len(p.buf), max(firstBuffer, 2*cap(p.buf)))
-		copy(next, p.buf)
+		next := make([]byte, len(p.buf)-p.start, max(firstBuffer, 2*cap(p.buf)))
+		copy(next, p.buf[p.start:])
 		p.buf = next
+		p.line -= p.start
+		p.pos -= p.start
+		p.start = 0
 	}
 	if p.o.Before != nil {
 		p.o.Before()
 	}
 	for empty := 0; ; empty++ {
 		n, err := p.r.Read(p.buf[len(p.buf):cap(p.buf)])
+		p.hungry = len(p.buf)+n == cap(p.buf)
 		p.buf = p.buf[:len(p.buf)+n]
 		switch {
 		case n > 0 && err != nil:

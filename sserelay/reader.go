@@ -3,13 +3,15 @@ package sserelay
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 )
 
 // reader is one follower of a stream.
 type reader struct {
-	pos  uint64 // next frame it wants; guarded by the stream's mu
-	wake chan struct{}
+	pos      uint64 // next frame it wants; guarded by the stream's mu
+	wake     chan struct{}
+	patience time.Duration // how long the writer still waits for it; guarded by mu
 }
 
 // progress says where a reader stands after a scan.
@@ -22,8 +24,8 @@ type progress struct {
 func (s *Stream) join() *reader {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	r := &reader{pos: 1, wake: make(chan struct{}, 1)}
-	s.readers[r] = struct{}{}
+	r := &reader{pos: 1, wake: make(chan struct{}, 1), patience: patience}
+	s.readers = append(s.readers, r)
 	if s.idleShut {
 		s.idle, s.idleShut = make(chan struct{}), false
 	}
@@ -34,7 +36,9 @@ func (s *Stream) join() *reader {
 func (s *Stream) leave(r *reader) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.readers, r)
+	if i := slices.Index(s.readers, r); i >= 0 {
+		s.readers = slices.Delete(s.readers, i, i+1)
+	}
 	if len(s.readers) == 0 && !s.idleShut {
 		close(s.idle)
 		s.idleShut = true
@@ -89,6 +93,7 @@ func (s *Stream) scan(ctx context.Context, r *reader, fn func(seq uint64, m Meta
 			break
 		}
 	}
+	s.moved(r)
 	more := r.pos < s.next
 	return progress{more: more, ended: s.ended && !more}, nil
 }

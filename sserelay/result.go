@@ -145,7 +145,7 @@ func (g *gatherer) pieces(m Meta, data []byte) {
 		}
 		g.first = readIdent(block)
 	}
-	eachPiece(m, data, func(p *choice) { g.at(p.index).add(p, m.Protocol()) })
+	eachPiece(m, data, func(p choice) { g.at(p.index).add(&p, m.Protocol()) })
 }
 
 func (g *gatherer) at(index int) *gathered {

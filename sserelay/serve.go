@@ -13,26 +13,28 @@ const maxBatch = 32 << 10
 
 // server is one run of Serve.
 type server struct {
-	s        *Stream
-	v        View
-	o        *Options
-	r        *reader
-	x        emitter
-	view     viewer
-	w        http.ResponseWriter
-	rc       *http.ResponseController
-	headers  bool
-	begun    time.Time
-	last     time.Time // last write
-	deadline time.Time // when the write deadline was set
-	joinEnd  uint64    // frames that existed when the reader came
-	checked  bool      // the resume point was found
-	known    uint64    // last frame that a resume may begin at without suspicion
-	recover  bool
-	queued   uint64 // versions of the ephemeral events that were sent
-	figures  uint64
-	ephAt    time.Time
-	ephDue   bool
+	s          *Stream
+	v          View
+	o          *Options
+	r          *reader
+	x          emitter
+	box        *[]byte // where x.buf came from
+	view       viewer
+	w          http.ResponseWriter
+	rc         *http.ResponseController
+	headers    bool
+	begun      time.Time
+	last       time.Time // last write
+	deadline   time.Time // when the write deadline was set
+	noDeadline bool      // the writer has none
+	joinEnd    uint64    // frames that existed when the reader came
+	checked    bool      // the resume point was found
+	known      uint64    // last frame that a resume may begin at without suspicion
+	recover    bool
+	queued     uint64 // versions of the ephemeral events that were sent
+	figures    uint64
+	ephAt      time.Time
+	ephDue     bool
 }
 
 // Serve writes the stream to one reader until its end, the reader's leaving, or the context's end. The headers
@@ -69,8 +71,9 @@ func (sv *server) run(ctx context.Context) error {
 	}
 	timer := time.NewTimer(sv.wait())
 	defer timer.Stop()
+	take := sv.take // a method value costs an allocation each time it is made
 	for {
-		p, err := sv.s.scan(ctx, sv.r, sv.take)
+		p, err := sv.s.scan(ctx, sv.r, take)
 		if err != nil {
 			return sv.broken(err)
 		}
@@ -98,9 +101,33 @@ func (sv *server) run(ctx context.Context) error {
 
 // take translates one frame; false when the batch is full.
 func (sv *server) take(seq uint64, m Meta, data []byte) bool {
+	if sv.box == nil {
+		sv.borrow()
+	}
 	sv.x.seq = seq
 	sv.view.frame(&sv.x, m, data)
 	return len(sv.x.buf) < maxBatch
+}
+
+// borrow takes a buffer for the time that there is something to write: a reader that waits holds none.
+func (sv *server) borrow() {
+	box, _ := sv.s.hub.buffers.Get().(*[]byte)
+	if box == nil {
+		box = new([]byte)
+	}
+	sv.box = box
+	if sv.x.buf == nil {
+		sv.x.buf = *box
+	}
+}
+
+// give puts the buffer back.
+func (sv *server) give() {
+	if box := sv.box; box != nil && cap(sv.x.buf) <= 2*maxBatch {
+		*box = sv.x.buf[:0]
+		sv.s.hub.buffers.Put(box)
+	}
+	sv.box, sv.x.buf = nil, nil
 }
 
 // step writes what the last scan gave. done ends the reader.
@@ -119,6 +146,9 @@ func (sv *server) step(p progress) (done bool, err error) {
 		if err := sv.write(); err != nil {
 			return true, err
 		}
+	}
+	if len(sv.x.buf) == 0 {
+		sv.give()
 	}
 	switch {
 	case sv.x.failed != nil && sv.cut():
@@ -268,10 +298,7 @@ func (sv *server) write() error {
 	if err == nil {
 		err = sv.rc.Flush()
 	}
-	sv.x.buf = sv.x.buf[:0]
-	if cap(sv.x.buf) > 4<<10 {
-		sv.x.buf = nil
-	}
+	sv.give()
 	sv.last = time.Now()
 	if err = sv.settle(err); err == nil && sv.recover && sv.x.ids {
 		sv.s.noteDelivered(sv.x.seq)
@@ -282,11 +309,11 @@ func (sv *server) write() error {
 // arm sets the write deadline, not at every token: only when a good part of the last one has passed.
 func (sv *server) arm() {
 	now := time.Now()
-	if now.Sub(sv.deadline) < sv.o.WriteTimeout/4 {
+	if sv.noDeadline || now.Sub(sv.deadline) < sv.o.WriteTimeout/4 {
 		return
 	}
 	sv.deadline = now
-	_ = sv.rc.SetWriteDeadline(now.Add(sv.o.WriteTimeout)) // not every writer has one
+	sv.noDeadline = errors.Is(sv.rc.SetWriteDeadline(now.Add(sv.o.WriteTimeout)), http.ErrNotSupported)
 }
 
 // settle names the error of a write.
@@ -294,7 +321,7 @@ func (sv *server) settle(err error) error {
 	switch {
 	case err == nil || errors.Is(err, http.ErrNotSupported):
 		// A deadline that passes while nothing is written would end an HTTP/2 stream, and pings renew it only in SSE.
-		if sv.v.ndjson() || sv.cut() || sv.o.WriteTimeout <= 2*sv.o.Ping {
+		if sv.v.ndjson() || sv.cut() || sv.o.Ping >= sv.o.WriteTimeout/4*3 {
 			sv.deadline = time.Time{}
 			_ = sv.rc.SetWriteDeadline(time.Time{})
 		}

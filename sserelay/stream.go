@@ -21,7 +21,9 @@ type Stream struct {
 	mu        sync.Mutex
 	win       window
 	next      uint64 // number of the next frame
-	readers   map[*reader]struct{}
+	readers   []*reader
+	room      chan struct{} // a reader moved while the writer waits
+	waiting   bool
 	idle      chan struct{}
 	idleShut  bool
 	onIdle    func()
@@ -85,7 +87,7 @@ type Result struct {
 func newStream(h *Hub, id string, o StreamOptions) *Stream {
 	return &Stream{
 		hub: h, id: id, o: o, next: 1, win: window{base: 1},
-		readers: make(map[*reader]struct{}), idle: make(chan struct{}), done: make(chan struct{}),
+		idle: make(chan struct{}), done: make(chan struct{}),
 	}
 }
 
@@ -177,7 +179,7 @@ func (s *Stream) trim(n int) {
 	const keep = 2 << 10
 	if s.win.size() > keep {
 		low := s.next
-		for r := range s.readers {
+		for _, r := range s.readers {
 			low = min(low, r.pos)
 		}
 		s.win.dropTo(low)
@@ -216,7 +218,7 @@ func (s *Stream) expireLater() {
 
 // wake tells the readers that there is something; mu is held.
 func (s *Stream) wake() {
-	for r := range s.readers {
+	for _, r := range s.readers {
 		select {
 		case r.wake <- struct{}{}:
 		default:

@@ -42,7 +42,7 @@ func (t *translator) createdUnix() int64 {
 }
 
 // eachPiece calls fn with every choice that a data or body frame holds; text is always in piece.text.
-func eachPiece(m Meta, data []byte, fn func(p *choice)) {
+func eachPiece(m Meta, data []byte, fn func(p choice)) {
 	if m.has(flagRefusal) {
 		return
 	}
@@ -60,7 +60,7 @@ func eachPiece(m Meta, data []byte, fn func(p *choice)) {
 			}
 			p.text = t.text
 		}
-		fn(&p)
+		fn(p)
 	case Chat, Completion:
 		if m.Kind() == KindBody {
 			_, data = splitBody(data)
@@ -73,7 +73,7 @@ func eachPiece(m Meta, data []byte, fn func(p *choice)) {
 		}
 		eachElement(c.choices, func(v []byte) bool {
 			p := parseChoice(v)
-			fn(&p)
+			fn(p)
 			return true
 		})
 	case Raw:
@@ -82,7 +82,7 @@ func eachPiece(m Meta, data []byte, fn func(p *choice)) {
 		}
 		if text := blockData(data); len(text) > 0 {
 			p := choice{text: quote(nil, string(text))}
-			fn(&p)
+			fn(p)
 		}
 	}
 }

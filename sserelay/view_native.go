@@ -46,11 +46,11 @@ func (n *nativeView) data(x *emitter, m Meta, data []byte) {
 		return // bytes have no native event: read them with the raw format
 	}
 	tokens := m.Tokens()
-	eachPiece(m, data, func(p *choice) {
+	eachPiece(m, data, func(p choice) {
 		if p.empty() {
 			return
 		}
-		n.token(x, p, tokens)
+		n.token(x, &p, tokens)
 	})
 }
 

@@ -24,10 +24,10 @@ func (o *ollamaView) frame(x *emitter, m Meta, data []byte) {
 		if m.has(flagUsage) || m.has(flagHeader) || m.Protocol() == Bytes {
 			return
 		}
-		eachPiece(m, data, func(p *choice) {
+		eachPiece(m, data, func(p choice) {
 			o.calls.add(p.tools)
 			if isText(p.text) || p.reasoning != nil {
-				o.piece(x, p)
+				o.piece(x, &p)
 			}
 		})
 	case KindEnd:

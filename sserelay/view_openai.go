@@ -65,10 +65,10 @@ func (o *openaiView) translate(x *emitter, m Meta, data []byte) {
 	if m.has(flagUsage) || m.has(flagHeader) || m.Protocol() == Bytes {
 		return
 	}
-	eachPiece(m, data, func(p *choice) {
+	eachPiece(m, data, func(p choice) {
 		if !p.empty() {
 			o.tools = o.tools || p.tools != nil
-			o.chunk(x, p)
+			o.chunk(x, &p)
 		}
 	})
 }

@@ -13,7 +13,10 @@ type ref struct {
 	meta      Meta
 }
 
-const refSize = 12
+const (
+	refSize = 12
+	keepCap = 64 << 10 // memory that a window keeps after a burst
+)
 
 // size returns the bytes of the live frames with their bookkeeping.
 func (w *window) size() int {
@@ -59,14 +62,14 @@ func (w *window) clear(next uint64) {
 func (w *window) compact() {
 	if w.head == len(w.refs) {
 		w.data, w.refs, w.head = w.data[:0], w.refs[:0], 0
-		if cap(w.data) > 16<<10 {
+		if cap(w.data) > keepCap {
 			w.data, w.refs = nil, nil
 		}
 		return
 	}
 	off := w.refs[w.head].off
 	live := w.data[off:]
-	if cap(w.data) > 16<<10 && len(live)*4 < cap(w.data) {
+	if cap(w.data) > keepCap && len(live)*8 < cap(w.data) {
 		w.data = append(make([]byte, 0, 2*len(live)), live...)
 		w.refs = append(make([]ref, 0, 2*w.len()), w.refs[w.head:]...)
 	} else {
