@@ -7,6 +7,7 @@ import (
 
 // The sentinels that errors of this package match with errors.Is.
 var (
+	ErrNotFound      = errors.New("not found") // matches both of the next two
 	ErrUnknownHive   = errors.New("unknown hive")
 	ErrUnknownWorker = errors.New("unknown worker")
 	ErrConflict      = errors.New("conflict")
@@ -29,6 +30,11 @@ func (e *Error) Error() string {
 
 // Unwrap makes errors.Is find the sentinel.
 func (e *Error) Unwrap() error { return e.Kind }
+
+// Is lets ErrNotFound match whatever is unknown.
+func (e *Error) Is(target error) bool {
+	return target == ErrNotFound && (e.Kind == ErrUnknownHive || e.Kind == ErrUnknownWorker)
+}
 
 // Code is the error code of the queen's API.
 func (e *Error) Code() string {
