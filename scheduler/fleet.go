@@ -22,8 +22,10 @@ type worker struct {
 	pending   int64 // prompt tokens not yet prefilled
 	res       []int32
 	lastUse   int64
-	since     int64 // first seen ready
-	jobs      int   // dispatched so far
+	since     int64          // first seen ready
+	jobs      int            // dispatched so far
+	known     int            // the last dispatch whose first token is known
+	past      [128]prefilled // the last dispatches, by number
 	cache     cache
 	speed     *speed
 
@@ -48,8 +50,11 @@ type model struct {
 	waitGen     uint64
 	lastLoad    int64
 	lastArrival int64
+	perBlock    float64 // tokens that a block stands for, learnt
+	meanOwn     float64 // mean prefill, ns
 	gap         float64 // mean time between arrivals, ns
 	vloads      int
+	ages        int64
 }
 
 // hive and device mirror the snapshot with what is reserved on them.

@@ -1,13 +1,16 @@
 package scheduler
 
-import "context"
+import (
+	"context"
+	"slices"
+)
 
 // reservation is one entry of the ledger: a slot and its tokens, or a device's memory.
 type reservation struct {
 	gen                  uint32
 	live, first, landed  bool
 	action               Action
-	alone                bool // nobody's prefill was before it
+	seq                  int // number of its dispatch on the worker
 	job                  string
 	model                *model
 	w                    *worker
@@ -76,18 +79,22 @@ func (s *Scheduler) alloc() int32 {
 func (s *Scheduler) take(r *reservation, i int32, job *Job, w *worker, now int64) {
 	blocks := w.cache.match(job.Blocks)
 	r.w, r.cachedBlocks = w, blocks
-	r.cached = cachedTokens(job, blocks, &w.cache)
+	r.cached = cachedTokens(job, blocks, w)
 	r.work = max(job.PromptTokens-r.cached, 1)
 	r.own = w.speed.own(r.work)
-	r.alone = w.pending == 0
+	w.model.meanOwn += (float64(r.own) - w.model.meanOwn) / 32
 	r.estFirst = max(w.busyUntil, now) + r.own
 	r.estEnd = r.estFirst + w.speed.hold(w.model.out.expect(job.MaxTokens))
-	w.busyUntil = r.estFirst
+	if !w.parallel() {
+		w.busyUntil = r.estFirst
+		w.res = append(w.res, i)
+	}
 	w.pending += int64(r.work)
 	w.inflight++
 	w.jobs++
+	r.seq = w.jobs
+	w.past[r.seq%len(w.past)] = prefilled{seq: r.seq, start: now}
 	w.lastUse = now
-	w.res = append(w.res, i)
 	per := 0.0
 	if len(job.Blocks) > 0 {
 		per = float64(job.PromptTokens) / float64(len(job.Blocks))
@@ -147,7 +154,7 @@ func (s *Scheduler) release(i int32, gen uint32) func() {
 	now := s.now()
 	switch r.action {
 	case Route:
-		s.first(r, now)
+		s.first(r, min(now, r.estFirst))
 		s.leave(r, i, now)
 	case Provision:
 		s.unload(r)
@@ -167,7 +174,7 @@ func (s *Scheduler) release(i int32, gen uint32) func() {
 	if s.byJob[r.job] == i {
 		delete(s.byJob, r.job)
 		if r.action == Route {
-			s.recent.put(r.job, ended{worker: r.w.ID, cached: r.cached, work: r.work, alone: r.alone, start: r.start})
+			s.recent.put(r.job, ended{worker: r.w.ID, cached: r.cached, blocks: r.cachedBlocks, work: r.work, seq: r.seq, start: r.start, estFirst: r.estFirst})
 		}
 	}
 	s.freeRes = append(s.freeRes, i)
@@ -178,12 +185,8 @@ func (s *Scheduler) leave(r *reservation, i int32, now int64) {
 	w := r.w
 	w.inflight--
 	w.lastUse = now
-	for k, x := range w.res {
-		if x == i {
-			w.res[k] = w.res[len(w.res)-1]
-			w.res = w.res[:len(w.res)-1]
-			break
-		}
+	if k := slices.Index(w.res, i); k >= 0 {
+		w.res = slices.Delete(w.res, k, k+1)
 	}
 	if r.slot >= 0 && r.slot < len(w.cache.slots) {
 		w.cache.slots[r.slot].busy = false
@@ -191,33 +194,38 @@ func (s *Scheduler) leave(r *reservation, i int32, now int64) {
 	s.index.moved(w)
 }
 
-// first notes that the first token of a reservation has come: what was expected behind it on the same
-// worker moves by as much as it came early or late.
+// first notes that the first token of a reservation has come, and moves what is expected behind it.
 func (s *Scheduler) first(r *reservation, at int64) {
 	if r.first {
 		return
 	}
 	r.first = true
-	w := r.w
-	w.pending -= int64(r.work)
-	delta := at - r.estFirst
-	r.estEnd += delta
-	shift := false
+	r.w.pending -= int64(r.work)
+	r.estEnd += at - r.estFirst
+	r.estFirst = at
+	s.reflow(r.w, r.seq, at)
+}
+
+// reflow lays the prefills behind number seq out anew from when that one is known to have ended. A number
+// below one that is known already says nothing new: prefills of a worker end in their order.
+func (s *Scheduler) reflow(w *worker, seq int, at int64) {
+	if seq <= w.known || w.parallel() {
+		return
+	}
+	w.known = seq
 	for _, k := range w.res {
-		if o := &s.res[k]; !o.first {
-			if o.estFirst > r.estFirst {
-				o.estFirst, o.estEnd, shift = o.estFirst+delta, o.estEnd+delta, true
-			}
+		if o := &s.res[k]; !o.first && o.seq > seq {
+			at = max(at, o.start) + o.own
+			o.estEnd += at - o.estFirst
+			o.estFirst = at
 		}
 	}
-	if shift {
-		w.busyUntil = max(w.busyUntil+delta, at)
-	} else if w.busyUntil == r.estFirst || w.busyUntil < at {
-		w.busyUntil = at
-	}
-	r.estFirst = at
+	w.busyUntil = at
 	s.index.moved(w)
 }
+
+// parallel workers have so many slots (a service behind an API) that their prefills don't queue.
+func (w *worker) parallel() bool { return w.Slots > 256 }
 
 // FirstToken says that a job's first token has come. It is optional: without it the scheduler goes by
 // its own estimate until the attempt is released; with it, it paces prefills exactly.
@@ -226,6 +234,7 @@ func (s *Scheduler) FirstToken(jobID string) {
 	defer s.mu.Unlock()
 	if i, ok := s.byJob[jobID]; ok && s.res[i].action == Route {
 		s.first(&s.res[i], s.now())
+		s.pace.told(1)
 	}
 }
 

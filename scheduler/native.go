@@ -23,15 +23,19 @@ func (f *fit) ttft() int64 { return f.wait + f.own }
 const never = int64(math.MaxInt64 / 4)
 
 // cachedTokens converts matched blocks into prompt tokens; an engine computes at least the last token.
-func cachedTokens(job *Job, blocks int, c *cache) int {
+func cachedTokens(job *Job, blocks int, w *worker) int {
 	if blocks == 0 || len(job.Blocks) == 0 {
 		return 0
 	}
-	n := int64(job.PromptTokens) * int64(blocks) / int64(len(job.Blocks))
-	if c.trust < 0.95 {
-		n = int64(float64(n) * c.trust)
+	per := float64(job.PromptTokens) / float64(len(job.Blocks))
+	if p := w.model.perBlock; p > 0 && p < 2*per && per < 2*p {
+		per = p
 	}
-	return int(min(n, int64(job.PromptTokens)-1))
+	n := float64(blocks) * per
+	if w.cache.trust < 0.95 {
+		n *= w.cache.trust
+	}
+	return min(int(n), job.PromptTokens-1)
 }
 
 // barred says why a worker may never take this job; "" when it may.
@@ -79,7 +83,7 @@ func (w *worker) freeSlots() int {
 func (s *Scheduler) fitOf(job *Job, w *worker, now int64, virtual bool) fit {
 	f := fit{w: w}
 	f.blocks = w.cache.match(job.Blocks)
-	f.cached = cachedTokens(job, f.blocks, &w.cache)
+	f.cached = cachedTokens(job, f.blocks, w)
 	f.own = w.speed.own(max(job.PromptTokens-f.cached, 1))
 	busy, extra := w.busyUntil, 0
 	if virtual && w.vgen == s.pick.gen {
@@ -94,7 +98,7 @@ func (s *Scheduler) fitOf(job *Job, w *worker, now int64, virtual bool) fit {
 	if w.drainFor != "" {
 		f.wait = never / 2
 	}
-	f.cost = f.wait + int64(s.opts.Weights.Uncached*float64(f.own))
+	f.cost = f.wait + f.own
 	return f
 }
 
@@ -121,27 +125,53 @@ func (s *Scheduler) slotWait(w *worker, n int, now int64) int64 {
 	return round * int64(n) / int64(len(ends))
 }
 
-// best finds the best worker to send the job to now and the best one to wait for.
+// best finds the best worker to send the job to now and the best one to wait for. What is minimised is
+// the time to the first token plus what recomputing a prefix that another worker holds takes away from
+// the jobs behind: the longer the line, the more that weighs.
 func (s *Scheduler) best(job *Job, m *model, now int64, virtual bool) (at, wait fit) {
 	at.cost, wait.cost = never, never
+	fits := s.fits[:0]
+	most, busy, fast := 0, int64(0), 1.0
 	s.index.candidates(s, job, m, func(w *worker) {
 		if s.barred(w, job) != "" {
 			return
 		}
 		f := s.fitOf(job, w, now, virtual)
+		most = max(most, f.cached)
+		busy += max(w.busyUntil-now, 0)
+		fast = max(fast, w.speed.rate)
+		fits = append(fits, f)
+	})
+	s.fits = fits
+	k := s.weight(m, busy, len(fits))
+	for i := range fits {
+		f := &fits[i]
+		if waste := most - f.cached; waste > 0 {
+			f.cost += int64(k * float64(waste) / fast * 1e9)
+		}
 		if job.Session != "" && f.blocks == 0 {
-			if id, ok := s.sessions.get(job.Session); ok && id == w.ID {
+			if id, ok := s.sessions.get(job.Session); ok && id == f.w.ID {
 				f.cost -= f.own / 2 // its history is likely there although we can't see it
 			}
 		}
-		if f.now && s.better(&f, &at) {
-			at = f
+		if f.now && s.better(f, &at) {
+			at = *f
 		}
-		if !f.now && s.better(&f, &wait) {
-			wait = f
+		if !f.now && s.better(f, &wait) {
+			wait = *f
 		}
-	})
+	}
 	return at, wait
+}
+
+// weight is what a second of recomputing costs beyond itself: about one for each job that stands behind
+// on the same worker, in our line or in its own.
+func (s *Scheduler) weight(m *model, busy int64, seen int) float64 {
+	behind := float64(m.waiting) / float64(max(len(m.workers), 1))
+	if seen > 0 && m.meanOwn > 0 {
+		behind += float64(busy) / m.meanOwn / float64(seen)
+	}
+	return s.opts.Weights.Uncached * min(1+behind, 64)
 }
 
 // better breaks ties by load, then by a seeded order, so that equal seeds give equal decisions.

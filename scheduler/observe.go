@@ -30,15 +30,16 @@ func (s *Scheduler) Observe(o Observation) {
 	w.speed.decode(o.Output, o.Decode)
 	if ok && o.Cached >= 0 {
 		w.cache.correct(float64(e.cached), float64(o.Cached))
+		w.model.learnBlock(e.blocks, e.cached, o.Cached)
 	}
-	if o.Cold || o.TTFT <= 0 || !ok || !e.alone {
+	if o.Cold || o.TTFT <= 0 || !ok {
 		return
 	}
 	work := e.work
 	if o.Cached >= 0 && o.Prompt > 0 {
 		work = o.Prompt - o.Cached
 	}
-	w.speed.prefill(work, o.TTFT)
+	w.prefillDone(e.seq, e.start+int64(o.TTFT), work)
 }
 
 // ended finds what was expected of the attempt, and takes its first token in if nobody said it.
@@ -48,11 +49,14 @@ func (s *Scheduler) ended(o Observation) (ended, bool) {
 			if o.TTFT > 0 {
 				s.first(r, min(r.start+int64(o.TTFT), s.now()))
 			}
-			return ended{worker: o.Worker, cached: r.cached, work: r.work, alone: r.alone, start: r.start}, true
+			return ended{worker: o.Worker, cached: r.cached, blocks: r.cachedBlocks, work: r.work, seq: r.seq, start: r.start}, true
 		}
 	}
 	e, ok := s.recent.get(o.Job.ID)
-	return e, ok && e.worker == o.Worker
+	if ok = ok && e.worker == o.Worker; ok && o.TTFT > 0 {
+		s.reflow(s.workers[o.Worker], e.seq, min(e.start+int64(o.TTFT), s.now()))
+	}
+	return e, ok
 }
 
 // learnLoad remembers how long a model takes to load on a hive.
@@ -71,4 +75,16 @@ func (s *Scheduler) learnLoadOn(node, model string, took time.Duration) {
 		p.loadTime = took.Seconds()
 	}
 	p.loadTime += (took.Seconds() - p.loadTime) / 4
+}
+
+// learnBlock learns how many tokens a block stands for, from matches that an engine confirmed.
+func (m *model) learnBlock(blocks, expected, got int) {
+	if blocks < 4 || float64(got) < 0.8*float64(expected) || float64(got) > 1.25*float64(expected) {
+		return
+	}
+	per := float64(got) / float64(blocks)
+	if m.perBlock == 0 {
+		m.perBlock = per
+	}
+	m.perBlock += (per - m.perBlock) / 8
 }

@@ -4,22 +4,26 @@ import "time"
 
 // Weights tune the native policy; zero means the default of each.
 type Weights struct {
-	Uncached float64       // what a second of own prefill costs against a second of waiting; 0 = 2
-	Size     float64       // how far a long job ranks behind a short one, in its own prefill times; 0 = 2
-	Setback  float64       // no job is set back by more than this share of the longest wait, below 1; 0 = 0.5
+	Uncached float64       // what a second of recomputing a cached prefix costs for each job behind; 0 = 1
+	Size     float64       // how far a long job ranks behind a short one, in its own prefill times; 0 = 15
+	Setback  float64       // no job is set back by more than this share of the longest wait, below 1; 0 = 0.9
+	Linger   float64       // an idle worker is kept for this share of its load time; 0 = 0.1, negative = none
 	Pace     time.Duration // a worker whose prefill is busy for longer gets nothing yet; 0 = 20 ms
 	Hold     time.Duration // waiting must win by this much over a free worker; 0 = 50 ms
 }
 
 func (w Weights) withDefaults() Weights {
 	if w.Uncached == 0 {
-		w.Uncached = 2
+		w.Uncached = 1
 	}
 	if w.Size == 0 {
-		w.Size = 2
+		w.Size = 15
 	}
 	if w.Setback == 0 {
-		w.Setback = 0.5
+		w.Setback = 0.9
+	}
+	if w.Linger == 0 {
+		w.Linger = 0.1
 	}
 	if w.Pace == 0 {
 		w.Pace = 20 * time.Millisecond
@@ -47,27 +51,33 @@ func (p *pacing) horizon(w *worker) int64 {
 	return int64(p.w.Pace)
 }
 
-// hinted opens a hint.
+// hinted opens a hint in the place of an earlier one.
 func (p *pacing) hinted(now int64, wait time.Duration) {
-	if wait > 0 && (p.hint == 0 || now+int64(wait) < p.hint) {
+	p.hint = 0
+	if wait > 0 {
 		p.hint = now + int64(wait)
 	}
 }
 
-// called notes that the caller looks at the line again.
+// called notes that the caller looks at the line again: at the hinted time, or long after it.
 func (p *pacing) called(now int64) {
 	if p.hint == 0 || now < p.hint {
 		return
 	}
-	if late := now - p.hint; late > int64(100*time.Millisecond) {
-		p.score -= 2
-	} else if p.score < 16 {
-		p.score++
+	if now-p.hint > int64(20*time.Millisecond) {
+		p.told(-2)
+	} else {
+		p.told(1)
 	}
 	p.hint = 0
+}
+
+// told adds evidence for or against a caller that comes back in time.
+func (p *pacing) told(n int) {
+	p.score = min(max(p.score+n, -16), 16)
 	switch {
 	case p.score <= -8:
-		p.off, p.score = true, -8
+		p.off = true
 	case p.score >= 8:
 		p.off = false
 	}

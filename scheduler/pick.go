@@ -144,7 +144,7 @@ func (s *Scheduler) rankAll(items []item, now int64) {
 		if it.m != nil {
 			s.index.candidates(s, it.job, it.m, func(w *worker) {
 				if w.why == "" {
-					cached := cachedTokens(it.job, w.cache.match(it.job.Blocks), &w.cache)
+					cached := cachedTokens(it.job, w.cache.match(it.job.Blocks), w)
 					it.best = min(it.best, w.speed.own(max(it.job.PromptTokens-cached, 1)))
 				}
 			})
@@ -201,36 +201,66 @@ func (s *Scheduler) lay(f fit, now int64) {
 	w.vcount++
 }
 
-// growLine loads a model for the line: one that nobody serves, or one whose line justifies another.
+// growLine loads a model for the line: first the one whose jobs have waited longest in sum among those
+// that nobody serves, then another worker of one whose line justifies it.
 func (s *Scheduler) growLine(items []item, now int64) (int, Decision) {
-	for k := range items {
-		it := &items[k]
-		if it.m == nil || it.m.vloads > 0 || !it.m.known && it.job.Need.Memory == 0 {
-			continue
-		}
-		if loading, _ := it.m.loading(now); loading {
-			continue
-		}
-		n := s.need(it.job)
-		if it.wait < never/2 {
-			if !s.justified(it.m, n, it.wait, now) {
-				continue
-			}
-			it.m.vloads++
-			if p, ok := s.placing(it.job, it.m, n, now, false); ok && s.pays(&p, it.wait) {
-				return it.i, s.provision(s.blank(it.job), &p)
-			}
-			continue
+	for {
+		it := s.mostWaiting(items, now)
+		if it == nil {
+			break
 		}
 		it.m.vloads++
-		if p, ok := s.placing(it.job, it.m, n, now, true); ok {
+		n := s.need(it.job)
+		if p, ok := s.placing(it.job, it.m, n, now, false); ok {
 			d := s.provision(s.blank(it.job), &p)
 			d.Reason = "no worker has the model"
 			return it.i, d
 		}
 		s.makeWay(it, n, now)
 	}
+	for k := range items {
+		it := &items[k]
+		if it.wait >= never/2 || it.m == nil || it.m.vloads > 0 || !it.m.known {
+			continue
+		}
+		n := s.need(it.job)
+		if loading, _ := it.m.loading(now); loading || !s.justified(it.m, n, it.wait, now) {
+			continue
+		}
+		it.m.vloads++
+		if p, ok := s.placing(it.job, it.m, n, now, true); ok && s.pays(&p, it.wait) {
+			return it.i, s.provision(s.blank(it.job), &p)
+		}
+	}
 	return -1, Decision{}
+}
+
+// mostWaiting is the first job of the unserved model whose jobs have waited longest in sum.
+func (s *Scheduler) mostWaiting(items []item, now int64) *item {
+	for k := range items {
+		if m := items[k].m; m != nil {
+			m.ages = 0
+		}
+	}
+	for k := range items {
+		if m := items[k].m; m != nil {
+			m.ages += now - max(items[k].eff, 0) + int64(time.Millisecond)
+		}
+	}
+	var best *item
+	for k := range items {
+		it := &items[k]
+		if it.m == nil || it.wait < never/2 || it.m.vloads > 0 || !it.m.known && it.job.Need.Memory == 0 {
+			continue
+		}
+		if best != nil && it.m.ages <= best.m.ages {
+			continue
+		}
+		if loading, _ := it.m.loading(now); !loading {
+			best = it
+		}
+	}
+	return best
 }
 
 func (s *Scheduler) blank(job *Job) Decision {
@@ -238,7 +268,7 @@ func (s *Scheduler) blank(job *Job) Decision {
 }
 
 // makeWay stops feeding one busy worker, so that the model that waits longest gets its memory once
-// that worker has drained. Each model keeps a turn of a few load times.
+// that worker has drained. Each model keeps a turn of many load times.
 func (s *Scheduler) makeWay(it *item, n Need, now int64) {
 	if s.opts.Evictor == nil || n.Devices > 1 {
 		return
@@ -273,17 +303,19 @@ func (s *Scheduler) makeWay(it *item, n Need, now int64) {
 
 // turn is how long a worker serves its model before another model's line may take its memory.
 func (s *Scheduler) turn(w *worker) int64 {
-	return max(3*int64(s.loadTime(w.model, w.model.need, w.hive)), int64(2*time.Second))
+	return max(20*int64(s.loadTime(w.model, w.model.need, w.hive)), int64(2*time.Second))
 }
 
 // wakeup is when something is expected to change by itself.
 func (s *Scheduler) wakeup(items []item, now int64) time.Duration {
 	best := never
+	unserved := false
 	for k := range items {
 		it := &items[k]
 		if it.m == nil {
 			continue
 		}
+		unserved = unserved || it.wait >= never/2
 		for _, w := range it.m.workers {
 			if w.why != "" || w.drainFor != "" || w.freeSlots() <= 0 {
 				continue
@@ -293,6 +325,9 @@ func (s *Scheduler) wakeup(items []item, now int64) time.Duration {
 			}
 		}
 	}
+	if unserved {
+		best = min(best, s.lingering(now))
+	}
 	if best >= never {
 		if len(items) == 0 {
 			return 0
@@ -300,4 +335,17 @@ func (s *Scheduler) wakeup(items []item, now int64) time.Duration {
 		return time.Second
 	}
 	return time.Duration(best) + time.Millisecond
+}
+
+// lingering is when the next idle worker may be given up.
+func (s *Scheduler) lingering(now int64) int64 {
+	best := never
+	for _, d := range s.devices {
+		for _, w := range d.workers {
+			if left := w.lastUse + s.linger(w) - now; left > 0 && s.evictable(w) == "" {
+				best = min(best, left)
+			}
+		}
+	}
+	return best
 }

@@ -13,6 +13,7 @@ type placement struct {
 	evict   []string
 	penalty time.Duration
 	load    time.Duration
+	idle    int64 // when the evicted were last used
 	left    int64 // smallest share left free on a device
 	tight   bool  // leaves less than the headroom
 }
@@ -65,7 +66,7 @@ func fitsBackend(n Need, d *device) bool {
 
 // place finds the best placement: one that evicts nothing where there is one, on a device that it fills
 // best without using up the headroom; else the cheapest eviction.
-func (s *Scheduler) placing(job *Job, m *model, n Need, now int64, patience bool) (placement, bool) {
+func (s *Scheduler) placing(job *Job, m *model, n Need, now int64, replica bool) (placement, bool) {
 	var best placement
 	found := false
 	for _, h := range s.hiveList {
@@ -84,7 +85,7 @@ func (s *Scheduler) placing(job *Job, m *model, n Need, now int64, patience bool
 			continue
 		}
 		for _, d := range h.devs {
-			if p, ok := s.evictOn(h, d, m, n, now, patience); ok && (!found || betterPlace(&p, &best)) {
+			if p, ok := s.evictOn(h, d, m, n, now, replica); ok && (!found || betterPlace(&p, &best)) {
 				best, found = p, true
 			}
 		}
@@ -102,6 +103,9 @@ func betterPlace(a, b *placement) bool {
 	}
 	if len(a.evict) != len(b.evict) {
 		return len(a.evict) < len(b.evict)
+	}
+	if a.idle != b.idle {
+		return a.idle < b.idle
 	}
 	return a.left < b.left
 }
@@ -146,25 +150,34 @@ func cmp(a, b int64) int {
 }
 
 // evictOn asks the evictor what to stop on one device. Only idle, unpinned, owned workers that nobody
-// waits for are offered; with patience, also those whose model has had its turn.
-func (s *Scheduler) evictOn(h *hive, d *device, m *model, n Need, now int64, patience bool) (placement, bool) {
+// waits for are offered: first those that their model can spare because it has another, then the rest.
+func (s *Scheduler) evictOn(h *hive, d *device, m *model, n Need, now int64, replica bool) (placement, bool) {
 	if !fitsBackend(n, d) || n.Devices > 1 || max(d.Total, d.Free) < n.Memory {
 		return placement{}, false
 	}
-	candidates := s.victims[:0]
-	for _, w := range d.workers {
-		if s.evictable(w) == "" && w.model != m && s.spare(w, m, now, patience) {
-			candidates = append(candidates, w.Worker)
-			candidates[len(candidates)-1].LastUsed = s.at(max(w.lastUse, 0))
+	lack := n.Memory - d.available()
+	for _, all := range [...]bool{false, true} {
+		candidates := s.victims[:0]
+		for _, w := range d.workers {
+			if s.evictable(w) == "" && w.model != m && s.spare(w, m, now, all, replica) {
+				candidates = append(candidates, w.Worker)
+				candidates[len(candidates)-1].LastUsed = s.at(max(w.lastUse, 0))
+			}
+		}
+		s.victims = candidates
+		ids, penalty, ok := s.opts.Evictor.Plan(h.Name, d.ID, lack, slices.Clone(candidates))
+		if ok && s.sound(ids, candidates, lack) {
+			if !all {
+				penalty = 0 // its model stays loaded elsewhere
+			}
+			p := placement{h: h, devs: []*device{d}, evict: ids, penalty: penalty, load: s.loadTime(m, n, h)}
+			for _, id := range ids {
+				p.idle = max(p.idle, s.workers[id].lastUse)
+			}
+			return p, true
 		}
 	}
-	s.victims = candidates
-	lack := n.Memory - d.available()
-	ids, penalty, ok := s.opts.Evictor.Plan(h.Name, d.ID, lack, candidates)
-	if !ok || !s.sound(ids, candidates, lack) {
-		return placement{}, false
-	}
-	return placement{h: h, devs: []*device{d}, evict: ids, penalty: penalty, load: s.loadTime(m, n, h)}, true
+	return placement{}, false
 }
 
 // evictable says why a worker must not be stopped; "" when it may be.
@@ -184,21 +197,33 @@ func (s *Scheduler) evictable(w *worker) string {
 	return ""
 }
 
-// spare says that a worker's model can do without it for now: hysteresis against thrash.
-func (s *Scheduler) spare(w *worker, by *model, now int64, patience bool) bool {
-	if w.why != "" {
+// spare says that a worker's model can do without it for now: hysteresis against thrash. A further worker
+// of a loaded model (a replica) must not push out another model's last one that is in use now and then.
+func (s *Scheduler) spare(w *worker, by *model, now int64, all, replica bool) bool {
+	left := s.usable(w.model)
+	if w.why != "" || w.drainFor == by.name {
 		return true
 	}
-	if w.drainFor == by.name {
-		return true
-	}
-	if w.model.need.Workers > 0 && s.usable(w.model) <= w.model.need.Workers {
+	if w.model.waiting > 0 || left <= w.model.need.Workers {
 		return false
 	}
-	if w.model.waiting == 0 {
+	if left > 1 {
 		return true
 	}
-	return patience
+	if idle := now - w.lastUse; idle < s.linger(w) {
+		return false
+	}
+	return all && (!replica || now-w.lastUse > 4*s.turn(w))
+}
+
+// linger is how long a worker that has just fallen idle is spared: its next request is often near. A
+// caller that doesn't come back by itself can't be made to wait for it.
+func (s *Scheduler) linger(w *worker) int64 {
+	if s.pace.off || s.opts.Eager {
+		return 0
+	}
+	pressure := min(float64(s.lineLen)/8, 1)
+	return int64(s.opts.Weights.Linger * pressure * float64(s.loadTime(w.model, w.model.need, w.hive)))
 }
 
 // usable counts a model's ready workers.
@@ -266,7 +291,7 @@ func (s *Scheduler) grow(d Decision, job *Job, m *model, wait *fit, now int64) D
 		if loading || !m.known && job.Need.Memory == 0 || !s.justified(m, n, wait.wait, now) {
 			return d
 		}
-		if p, ok := s.placing(job, m, n, now, false); ok && s.pays(&p, wait.wait) {
+		if p, ok := s.placing(job, m, n, now, true); ok && s.pays(&p, wait.wait) {
 			return s.provision(d, &p)
 		}
 		return d
@@ -295,7 +320,22 @@ func (s *Scheduler) grow(d Decision, job *Job, m *model, wait *fit, now int64) D
 // than loading, and the last load must have had time to help.
 func (s *Scheduler) justified(m *model, n Need, wait, now int64) bool {
 	load := int64(s.loadTime(m, n, nil))
-	return wait > 2*load && now-m.lastLoad > 2*load
+	return wait > 2*load && now-m.lastLoad > 2*load && s.roomForAll(m, n, now)
+}
+
+// roomForAll says that one more worker of m leaves room for the models that were asked for of late and
+// have none; otherwise it would soon be swapped out again.
+func (s *Scheduler) roomForAll(m *model, n Need, now int64) bool {
+	var free, owed int64
+	for _, d := range s.devices {
+		free += d.available()
+	}
+	for _, o := range s.models {
+		if o != m && o.known && o.lastArrival > 0 && now-o.lastArrival < int64(30*time.Minute) && s.usable(o) == 0 && o.loads == 0 {
+			owed += o.need.Memory
+		}
+	}
+	return owed == 0 || free >= owed+n.Memory
 }
 
 func (s *Scheduler) pays(p *placement, wait int64) bool {

@@ -29,9 +29,10 @@ func (r *recent[V]) get(k string) (V, bool) { v, ok := r.m[k]; return v, ok }
 
 // ended is what Observe needs of a reservation that was released before it.
 type ended struct {
-	worker string
-	cached int
-	work   int
-	alone  bool
-	start  int64
+	worker         string
+	cached, blocks int
+	work           int
+	seq            int
+	start          int64
+	estFirst       int64
 }

@@ -33,6 +33,7 @@ type Scheduler struct {
 	viewBuf  []WorkerView
 	ends     []int64
 	victims  []Worker
+	fits     []fit
 	pick     picker
 	lineLen  int
 	pace     pacing
@@ -118,7 +119,9 @@ func (s *Scheduler) place(ctx context.Context, job *Job) (Decision, Release, err
 	case Reject:
 		return d, Release{}, s.rejection(job, &d)
 	case Queue:
-		s.pace.hinted(now, d.Wait)
+		if s.pace.hint == 0 {
+			s.pace.hinted(now, d.Wait)
+		}
 		return d, Release{}, nil
 	}
 	return d, s.reserve(job, &d, now), nil

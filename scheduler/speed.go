@@ -16,12 +16,9 @@ type speed struct {
 
 const speedDecay = 0.97
 
-// prefill learns one time to first token of a request that waited for nobody.
+// prefill learns the time of one prefill.
 func (p *speed) prefill(tokens int, took time.Duration) {
-	x, y := float64(max(tokens, 0)), took.Seconds()
-	if y <= 0 {
-		return
-	}
+	x, y := float64(max(tokens, 0)), max(took.Seconds(), 0)
 	p.n, p.sx, p.sy = p.n*speedDecay+1, p.sx*speedDecay+x, p.sy*speedDecay+y
 	p.sxx, p.sxy = p.sxx*speedDecay+x*x, p.sxy*speedDecay+x*y
 	mx, my := p.sx/p.n, p.sy/p.n
@@ -32,9 +29,42 @@ func (p *speed) prefill(tokens int, took time.Duration) {
 			return
 		}
 	}
-	if p.sx > 0 {
+	if p.sx > 0 && p.sy > 0 {
 		p.rate, p.base = p.sx/p.sy, 0
 	}
+}
+
+// prefilled is one dispatch of a worker: when it went there, when its first token came, what it computed.
+type prefilled struct {
+	seq         int
+	start, at   int64
+	work        int
+	done, learn bool
+}
+
+// prefillDone notes a first token with what was really computed. A prefill begins when the one before it
+// on the same worker ends, so a sample counts as soon as both are known.
+func (w *worker) prefillDone(seq int, at int64, work int) {
+	p := &w.past[seq%len(w.past)]
+	if p.seq != seq || p.done {
+		return
+	}
+	p.at, p.work, p.done = at, work, true
+	w.learnPrefill(seq)
+	w.learnPrefill(seq + 1)
+}
+
+func (w *worker) learnPrefill(seq int) {
+	p, before := &w.past[seq%len(w.past)], &w.past[(seq+len(w.past)-1)%len(w.past)]
+	if p.seq != seq || !p.done || p.learn || seq > 1 && before.seq == seq-1 && !before.done {
+		return
+	}
+	start := p.start
+	if before.seq == seq-1 && seq > 1 {
+		start = max(start, before.at)
+	}
+	p.learn = true
+	w.speed.prefill(p.work, time.Duration(p.at-start))
 }
 
 // decode learns the time of one output token.

@@ -46,6 +46,7 @@ func run(args []string, out io.Writer) error {
 	fs.Float64Var(&w.Uncached, "k", 0, "weight of uncached work; 0 = default")
 	fs.Float64Var(&w.Size, "size", 0, "weight of a job's own size in its rank; 0 = default")
 	fs.Float64Var(&w.Setback, "setback", 0, "most a job is set back, as a share of the longest wait; 0 = default")
+	fs.Float64Var(&w.Linger, "linger", 0, "share of the load time that an idle worker is kept; 0 = default")
 	fs.DurationVar(&w.Pace, "pace", 0, "prefill lookahead; 0 = default")
 	fs.DurationVar(&w.Hold, "margin", 0, "by how much waiting must win; 0 = default")
 	if err := fs.Parse(args); err != nil {
