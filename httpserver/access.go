@@ -14,7 +14,7 @@ import (
 func need(method, path string) Scope {
 	read := method == http.MethodGet || method == http.MethodHead
 	switch {
-	case path == "/" || path == "/ui" || strings.HasPrefix(path, "/ui/") || path == "/openapi.json",
+	case path == "/" || path == "/ui" || strings.HasPrefix(path, "/ui/") || path == "/openapi.json", path == "/docs",
 		path == "/health", path == "/ready":
 		return ScopeNone
 	case path == "/api/pull":

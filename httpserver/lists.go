@@ -51,10 +51,12 @@ func (c *call) models() error {
 	for _, m := range names {
 		data = append(data, openaiOf(m))
 	}
-	return writeJSON(c.w, http.StatusOK, struct {
-		Object string        `json:"object"`
-		Data   []openaiModel `json:"data"`
-	}{"list", data})
+	return writeJSON(c.w, http.StatusOK, openaiModels{"list", data})
+}
+
+type openaiModels struct {
+	Object string        `json:"object"`
+	Data   []openaiModel `json:"data"`
 }
 
 // model is GET /v1/models/{id}; the id may hold encoded slashes.
@@ -97,45 +99,6 @@ func (c *call) node() (string, error) {
 		return "", err
 	}
 	return q.Get("node"), nil
-}
-
-// listWorkers is GET /v2/workers/list.
-func (c *call) listWorkers() error {
-	if c.s.o.Workers == nil {
-		return notAvailable("workers")
-	}
-	node, err := c.node()
-	if err != nil {
-		return err
-	}
-	ws, err := c.s.o.Workers.List(c.r.Context(), node)
-	if err != nil {
-		return err
-	}
-	return writeJSON(c.w, http.StatusOK, struct {
-		Workers []Worker `json:"workers"`
-	}{list(ws)})
-}
-
-// listHives is GET /v2/registry/beehives/list.
-func (c *call) listHives() error {
-	if c.s.o.Hives == nil {
-		return notAvailable("hives")
-	}
-	if _, err := c.query(); err != nil {
-		return err
-	}
-	hs, err := c.s.o.Hives.List(c.r.Context())
-	if err != nil {
-		return err
-	}
-	for i := range hs {
-		h := &hs[i]
-		h.Devices, h.Workers, h.Models = list(h.Devices), list(h.Workers), list(h.Models)
-	}
-	return writeJSON(c.w, http.StatusOK, struct {
-		Nodes []Hive `json:"nodes"`
-	}{list(hs)})
 }
 
 // health is GET /health.

@@ -162,6 +162,9 @@ func (c *call) run(req *Request, view View) error {
 	if err != nil {
 		return err
 	}
+	if res.Status >= 400 && faceOf(c.r.URL.Path) == faceOllama {
+		return &workerRefusal{res.Status, workerMessage(res.Body)}
+	}
 	c.writeResult(res)
 	return nil
 }

@@ -150,10 +150,12 @@ func (c *call) listTasks() error {
 	for i := range jobs {
 		jobs[i].finish()
 	}
-	return writeJSON(c.w, http.StatusOK, struct {
-		Jobs []JobRecord `json:"jobs"`
-		Next string      `json:"next_cursor,omitempty"`
-	}{list(jobs), next})
+	return writeJSON(c.w, http.StatusOK, jobList{list(jobs), next})
+}
+
+type jobList struct {
+	Jobs []JobRecord `json:"jobs"`
+	Next string      `json:"next_cursor,omitempty"`
 }
 
 func (r *JobRecord) finish() {
@@ -257,10 +259,12 @@ func (c *call) cancelTask() error {
 	if rec.State == "complete" || rec.State == "failed" {
 		status = rec.State
 	}
-	return writeJSON(c.w, http.StatusAccepted, struct {
-		JobID  string `json:"job_id"`
-		Status string `json:"status"`
-	}{id, status})
+	return writeJSON(c.w, http.StatusAccepted, cancelled{id, status})
+}
+
+type cancelled struct {
+	JobID  string `json:"job_id"`
+	Status string `json:"status"`
 }
 
 func (c *call) jobID() (string, error) {
