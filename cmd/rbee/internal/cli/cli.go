@@ -1,0 +1,151 @@
+// Package cli is the command line of rbee.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/queen-rbee/queen-rbee/cmd/rbee/internal/client"
+)
+
+// Exit codes of the contract.
+const (
+	exitOK            = 0
+	exitError         = 1
+	exitUnschedulable = 2
+	exitUnreachable   = 3
+	exitUnauthorized  = 4
+	exitUsage         = 64
+)
+
+// cli is what the commands share.
+type cli struct {
+	version      string
+	in           io.Reader
+	out, errOut  io.Writer
+	url, key     string
+	output       string
+	quiet, watch bool
+	c            *client.Client
+}
+
+// usageError is a wrong use of the command line.
+type usageError struct{ error }
+
+// Main runs a command and returns its exit code.
+func Main(version string, args []string, in io.Reader, out, errOut io.Writer) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	a := &cli{version: version, in: in, out: out, errOut: errOut}
+	root := a.root()
+	root.SetArgs(args)
+	root.SetIn(in)
+	root.SetOut(out)
+	root.SetErr(errOut)
+	err := root.ExecuteContext(ctx)
+	if err == nil || errors.Is(err, context.Canceled) {
+		return exitOK
+	}
+	_, _ = fmt.Fprintln(errOut, "rbee:", err)
+	return exitCode(err)
+}
+
+func exitCode(err error) int {
+	var usage usageError
+	var api *client.APIError
+	switch {
+	case errors.As(err, &usage):
+		return exitUsage
+	case errors.Is(err, client.ErrUnreachable):
+		return exitUnreachable
+	case errors.As(err, &api):
+		switch api.Code {
+		case "NO_HIVE_AVAILABLE", "INSUFFICIENT_VRAM", "SYSTEM_AT_CAPACITY":
+			return exitUnschedulable
+		case "UNAUTHENTICATED", "FORBIDDEN":
+			return exitUnauthorized
+		}
+		if api.Status == 401 || api.Status == 403 {
+			return exitUnauthorized
+		}
+	}
+	if strings.HasPrefix(err.Error(), "unknown command") || strings.HasPrefix(err.Error(), "unknown flag") || strings.HasPrefix(err.Error(), "unknown shorthand") {
+		return exitUsage
+	}
+	return exitError
+}
+
+func (a *cli) root() *cobra.Command {
+	root := &cobra.Command{
+		Use: "rbee", Short: "The keeper: a thin client of queen-rbee", SilenceErrors: true, SilenceUsage: true,
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) (err error) {
+			switch a.output {
+			case "table", "wide", "json", "yaml":
+			default:
+				return usageError{fmt.Errorf("-o is table, wide, json or yaml, not %q", a.output)}
+			}
+			a.c, err = client.New(a.url, "")
+			if err != nil {
+				return usageError{err}
+			}
+			return nil
+		},
+	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	f := root.PersistentFlags()
+	f.StringVar(&a.url, "url", "", "the queen's address (RBEE_URL)")
+	f.StringVarP(&a.output, "output", "o", "table", "table, wide, json or yaml")
+	f.BoolVarP(&a.quiet, "quiet", "q", false, "names only, no progress")
+	f.BoolVar(&a.watch, "watch", false, "repeat lists every two seconds")
+	root.AddCommand(a.serve(), a.run(), a.status(), a.ls(), a.ps(), a.show(), a.pull(), a.stop(), a.rm(), a.hive(), a.job(), a.worker(),
+		a.keys(), a.tenants(), a.policy(), a.models(), a.doctor(), a.wait(), a.logs(), a.config(), a.versionCmd())
+	return root
+}
+
+// args makes a wrong number of arguments a usage error.
+func args(check cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, list []string) error {
+		if err := check(cmd, list); err != nil {
+			return usageError{err}
+		}
+		return nil
+	}
+}
+
+// note writes progress to stderr unless -q was given.
+func (a *cli) note(format string, v ...any) {
+	if !a.quiet {
+		_, _ = fmt.Fprintf(a.errOut, format+"\n", v...)
+	}
+}
+
+// repeat runs a listing once, or with --watch until it is interrupted.
+func (a *cli) repeat(ctx context.Context, list func() error) error {
+	for {
+		if err := list(); err != nil || !a.watch {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(2 * time.Second):
+			_, _ = fmt.Fprintln(a.out)
+		}
+	}
+}
+
+func (a *cli) versionCmd() *cobra.Command {
+	return &cobra.Command{Use: "version", Short: "Print versions", Args: args(cobra.NoArgs), RunE: func(cmd *cobra.Command, _ []string) error {
+		_, err := fmt.Fprintln(a.out, "rbee", a.version)
+		return err
+	}}
+}

@@ -1,0 +1,463 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/queen-rbee/queen-rbee/cmd/rbee/internal/client"
+)
+
+// post makes a command that sends one request and says that it was done.
+func (a *cli) send(use, short string, n int, method string, path func([]string) string, body func([]string) any, done string) *cobra.Command {
+	return &cobra.Command{Use: use, Short: short, Args: args(cobra.ExactArgs(n)), RunE: func(cmd *cobra.Command, v []string) error {
+		var b any
+		if body != nil {
+			b = body(v)
+		}
+		var out record
+		if err := a.c.JSON(cmd.Context(), method, path(v), b, &out); err != nil {
+			return err
+		}
+		if len(v) > 0 {
+			a.note("%s: %s", v[0], done)
+		}
+		if a.output == "json" || a.output == "yaml" {
+			return a.printOne("Result", out)
+		}
+		return nil
+	}}
+}
+
+func fixed(path string) func([]string) string { return func([]string) string { return path } }
+func with(prefix, suffix string) func([]string) string {
+	return func(v []string) string { return prefix + url.PathEscape(v[0]) + suffix }
+}
+
+func (a *cli) hiveColumns() []column {
+	memory := func(key string) func(record) string {
+		return func(r record) string {
+			var sum float64
+			devices, _ := r["devices"].([]any)
+			for _, d := range devices {
+				if m, ok := d.(map[string]any); ok {
+					n, _ := m[key].(float64)
+					sum += n
+				}
+			}
+			return bytesText(sum)
+		}
+	}
+	return []column{field("HIVE", "node_name"), field("STATUS", "status"), field("MODE", "mode"),
+		{head: "FREE", text: memory("memory_free")}, {head: "TOTAL", text: memory("memory_total")},
+		{head: "WORKERS", text: func(r record) string { l, _ := r["workers"].([]any); return strconv.Itoa(len(l)) }},
+		field("MESSAGE", "message"), wide(field("ADDRESS", "address")), wide(field("VERSION", "version")), wide(field("LABELS", "labels"))}
+}
+
+func (a *cli) hive() *cobra.Command {
+	c := &cobra.Command{Use: "hive", Short: "Add, list, start and stop hives"}
+	c.AddCommand(a.hiveAdd(),
+		a.lister("ls", "List the hives", "/v2/registry/beehives/list", "nodes", "HiveList", "node_name", a.hiveColumns()...),
+		a.hiveOperation("start"), a.hiveOperation("stop"),
+		a.send("rm NAME", "Remove a hive", 1, "POST", fixed("/v2/registry/beehives/remove"), func(v []string) any { return record{"node_name": v[0]} }, "removed"),
+		&cobra.Command{Use: "show NAME", Short: "Show one hive", Args: args(cobra.ExactArgs(1)), RunE: func(cmd *cobra.Command, v []string) error {
+			list, err := a.fetch(cmd.Context(), "/v2/registry/beehives/list", "nodes")
+			if err != nil {
+				return err
+			}
+			for _, h := range list {
+				if h["node_name"] == v[0] {
+					return a.printOne("Hive", h, "node_name", "status", "mode", "address", "version", "last_seen", "labels", "devices", "workers", "models", "message")
+				}
+			}
+			return fmt.Errorf("there is no hive %s: rbee hive ls lists them", v[0])
+		}},
+		&cobra.Command{Use: "logs NAME", Short: "Print a hive's log", Args: args(cobra.ExactArgs(1)), RunE: func(cmd *cobra.Command, v []string) error {
+			return a.copyLogs(cmd.Context(), v[0], "", false, 100)
+		}})
+	return c
+}
+
+// hiveAdd registers a machine; it returns when the hive is ready, and with the reason otherwise.
+func (a *cli) hiveAdd() *cobra.Command {
+	var identity, name, hostKey string
+	var labels []string
+	c := &cobra.Command{Use: "add [USER@]HOST[:PORT]", Short: "Make a machine with sshd a hive", Args: args(cobra.ExactArgs(1)), RunE: func(cmd *cobra.Command, v []string) error {
+		body := record{"mode": "network", "node_name": name, "ssh_port": 22, "host_key": hostKey}
+		host := v[0]
+		if user, rest, ok := strings.Cut(host, "@"); ok {
+			body["ssh_user"], host = user, rest
+		}
+		if h, p, err := net.SplitHostPort(host); err == nil {
+			port, err := strconv.Atoi(p)
+			if err != nil {
+				return usageError{fmt.Errorf("%q is no port", p)}
+			}
+			host, body["ssh_port"] = h, port
+		}
+		body["ssh_host"] = host
+		if name == "" {
+			body["node_name"] = strings.Split(host, ".")[0]
+		}
+		if identity != "" {
+			path, err := filepath.Abs(identity)
+			if err != nil {
+				return err
+			}
+			body["ssh_key_path"] = path
+		}
+		if len(labels) > 0 {
+			m := map[string]string{}
+			for _, l := range labels {
+				k, val, ok := strings.Cut(l, "=")
+				if !ok {
+					return usageError{fmt.Errorf("a label is KEY=VALUE, not %q", l)}
+				}
+				m[k] = val
+			}
+			body["labels"] = m
+		}
+		for k, val := range body {
+			if val == "" {
+				delete(body, k)
+			}
+		}
+		a.note("adding %s ...", v[0])
+		var out record
+		if err := a.c.JSON(cmd.Context(), "POST", "/v2/registry/beehives/add", body, &out); err != nil {
+			return err
+		}
+		a.note("ready")
+		return a.print("HiveList", []record{out}, "node_name", a.hiveColumns()...)
+	}}
+	f := c.Flags()
+	f.StringVarP(&identity, "identity", "i", "", "private key file")
+	f.StringVar(&name, "name", "", "name of the hive; the host's by default")
+	f.StringVar(&hostKey, "host-key", "", "expected host key, SHA256:...")
+	f.StringArrayVar(&labels, "label", nil, "KEY=VALUE, may be repeated")
+	return c
+}
+
+// hiveOperation starts or stops a hive and shows the steps.
+func (a *cli) hiveOperation(verb string) *cobra.Command {
+	return &cobra.Command{Use: verb + " NAME", Short: strings.ToUpper(verb[:1]) + verb[1:] + " a hive", Args: args(cobra.ExactArgs(1)), RunE: func(cmd *cobra.Command, v []string) error {
+		var out struct {
+			EventsURL string `json:"events_url"`
+		}
+		if err := a.c.JSON(cmd.Context(), "POST", "/v2/hives/"+url.PathEscape(v[0])+"/"+verb, record{}, &out); err != nil {
+			return err
+		}
+		return a.followOperation(cmd, out.EventsURL)
+	}}
+}
+
+// followOperation prints the steps of something long and fails with its reason.
+func (a *cli) followOperation(cmd *cobra.Command, path string) error {
+	if path == "" {
+		return nil
+	}
+	return a.c.Events(cmd.Context(), "GET", path, nil, func(ev client.Event) error {
+		var e struct {
+			State, Code, Message string
+			BytesDone            float64 `json:"bytes_done"`
+			BytesTotal           float64 `json:"bytes_total"`
+			Rate                 float64 `json:"bytes_per_second"`
+		}
+		if err := json.Unmarshal(ev.Data, &e); err != nil {
+			return err
+		}
+		switch {
+		case a.output == "json":
+			_, err := fmt.Fprintln(a.out, string(ev.Data))
+			if err != nil {
+				return err
+			}
+		case e.BytesTotal > 0:
+			a.note("%s  %s of %s  %s/s", e.State, bytesText(e.BytesDone), bytesText(e.BytesTotal), bytesText(e.Rate))
+		case e.Message != "":
+			a.note("%s", e.Message)
+		}
+		if e.State == "failed" {
+			return &client.APIError{Code: e.Code, Message: e.Message}
+		}
+		return nil
+	})
+}
+
+func (a *cli) pull() *cobra.Command {
+	var hive, as string
+	c := &cobra.Command{Use: "pull MODEL", Short: "Get a model onto a hive", Args: args(cobra.ExactArgs(1)), RunE: func(cmd *cobra.Command, v []string) error {
+		if as != "" {
+			if err := a.c.JSON(cmd.Context(), "PUT", "/v2/models/"+url.PathEscape(as), record{"ref": v[0]}, nil); err != nil {
+				return err
+			}
+		}
+		body := record{"model_ref": v[0]}
+		if hive != "" {
+			body["node"] = hive
+		}
+		var out struct {
+			EventsURL string `json:"events_url"`
+		}
+		if err := a.c.JSON(cmd.Context(), "POST", "/v2/models/download", body, &out); err != nil {
+			return err
+		}
+		return a.followOperation(cmd, out.EventsURL)
+	}}
+	c.Flags().StringVar(&hive, "hive", "", "onto this hive")
+	c.Flags().StringVar(&as, "as", "", "offer it under this name")
+	return c
+}
+
+func (a *cli) stop() *cobra.Command {
+	return &cobra.Command{Use: "stop MODEL", Short: "Unload a model: stop its workers", Args: args(cobra.ExactArgs(1)), RunE: func(cmd *cobra.Command, v []string) error {
+		list, err := a.fetch(cmd.Context(), "/v2/workers/list", "workers")
+		if err != nil {
+			return err
+		}
+		n := 0
+		for _, w := range list {
+			if w["model"] == v[0] || w["worker_id"] == v[0] {
+				if err := a.c.JSON(cmd.Context(), "POST", "/v2/workers/shutdown", record{"worker_id": w["worker_id"], "drain": true}, nil); err != nil {
+					return err
+				}
+				n++
+			}
+		}
+		if n == 0 {
+			return fmt.Errorf("no worker runs %s: rbee ps lists them", v[0])
+		}
+		a.note("%s: %d worker(s) stopping", v[0], n)
+		return nil
+	}}
+}
+
+func (a *cli) rm() *cobra.Command {
+	var hive string
+	c := &cobra.Command{Use: "rm MODEL --hive HIVE", Short: "Drop a model's files from a hive", Args: args(cobra.ExactArgs(1)), RunE: func(cmd *cobra.Command, v []string) error {
+		if hive == "" {
+			return usageError{fmt.Errorf("say which hive: --hive NAME")}
+		}
+		if err := a.c.JSON(cmd.Context(), "DELETE", "/v2/models", record{"node": hive, "model_ref": v[0]}, nil); err != nil {
+			return err
+		}
+		a.note("%s: dropped from %s", v[0], hive)
+		return nil
+	}}
+	c.Flags().StringVar(&hive, "hive", "", "the hive")
+	return c
+}
+
+func (a *cli) job() *cobra.Command {
+	c := &cobra.Command{Use: "job", Short: "List, show, follow and cancel jobs"}
+	c.AddCommand(
+		a.lister("ls", "List the jobs, newest first", "/v2/tasks", "jobs", "JobList", "job_id", field("JOB", "job_id"), field("MODEL", "model"),
+			field("STATE", "state"), field("TENANT", "tenant_id"), field("TOKENS", "tokens_out"),
+			column{head: "AGE", text: func(r record) string { return ageText(r["submitted_at"]) }}, field("WORKER", "worker_id"), wide(field("ERROR", "error"))),
+		&cobra.Command{Use: "show ID", Short: "Show one job and its decision", Args: args(cobra.ExactArgs(1)), RunE: func(cmd *cobra.Command, v []string) error {
+			var out record
+			if err := a.c.JSON(cmd.Context(), "GET", "/v2/tasks/"+url.PathEscape(v[0])+"?explain=true", nil, &out); err != nil {
+				return err
+			}
+			return a.printOne("Job", out, "job_id", "state", "model", "model_ref", "tenant_id", "priority", "worker_id", "node", "attempt", "submitted_at",
+				"started_at", "first_token_at", "completed_at", "prompt_tokens", "tokens_out", "error", "decision")
+		}},
+		a.send("cancel ID", "Cancel a job", 1, "DELETE", with("/v2/tasks/", ""), nil, "cancelled"),
+		&cobra.Command{Use: "follow ID", Aliases: []string{"logs"}, Short: "Print a job's text as it comes", Args: args(cobra.ExactArgs(1)), RunE: func(cmd *cobra.Command, v []string) error {
+			return a.c.Events(cmd.Context(), "GET", "/v2/tasks/"+url.PathEscape(v[0])+"/events", nil, func(ev client.Event) error {
+				var t struct{ T, Code, Message string }
+				if err := json.Unmarshal(ev.Data, &t); err != nil {
+					return err
+				}
+				switch ev.Name {
+				case "token":
+					_, err := fmt.Fprint(a.out, t.T)
+					return err
+				case "end":
+					_, err := fmt.Fprintln(a.out)
+					return err
+				case "error":
+					return &client.APIError{Code: t.Code, Message: t.Message}
+				}
+				return nil
+			})
+		}})
+	return c
+}
+
+func (a *cli) worker() *cobra.Command {
+	c := &cobra.Command{Use: "worker", Short: "List, spawn and stop workers"}
+	var node, device string
+	spawn := &cobra.Command{Use: "spawn MODEL", Short: "Start a worker", Args: args(cobra.ExactArgs(1)), RunE: func(cmd *cobra.Command, v []string) error {
+		var out record
+		body := record{"model_ref": v[0]}
+		for k, val := range map[string]string{"node": node, "device": device} {
+			if val != "" {
+				body[k] = val
+			}
+		}
+		if err := a.c.JSON(cmd.Context(), "POST", "/v2/workers/spawn", body, &out); err != nil {
+			return err
+		}
+		return a.print("WorkerList", []record{out}, "worker_id", field("WORKER", "worker_id"), field("NODE", "node"), field("STATE", "state"))
+	}}
+	spawn.Flags().StringVar(&node, "node", "", "on this hive")
+	spawn.Flags().StringVar(&device, "device", "", "on this device")
+	ls := a.ps()
+	ls.Use = "ls"
+	c.AddCommand(ls, spawn, a.send("stop ID", "Stop a worker when it is done", 1, "POST", fixed("/v2/workers/shutdown"),
+		func(v []string) any { return record{"worker_id": v[0], "drain": true} }, "stopping"))
+	return c
+}
+
+func (a *cli) keys() *cobra.Command {
+	c := &cobra.Command{Use: "key", Short: "Make, list and revoke API keys"}
+	var tenant, scope, label string
+	var models []string
+	var expires time.Duration
+	create := &cobra.Command{Use: "create", Short: "Make a key; it is shown this once", Args: args(cobra.NoArgs), RunE: func(cmd *cobra.Command, _ []string) error {
+		body := record{"tenant_id": tenant, "scope": scope}
+		if label != "" {
+			body["label"] = label
+		}
+		if len(models) > 0 {
+			body["models"] = models
+		}
+		if expires > 0 {
+			body["expires_at"] = time.Now().Add(expires).UTC().Format(time.RFC3339)
+		}
+		var out record
+		if err := a.c.JSON(cmd.Context(), "POST", "/v2/keys", body, &out); err != nil {
+			return err
+		}
+		if a.output == "json" || a.output == "yaml" {
+			return a.printOne("Key", out)
+		}
+		a.note("key %s of tenant %s, scope %s; it is shown this once:", text(out["id"]), text(out["tenant_id"]), text(out["scope"]))
+		_, err := fmt.Fprintln(a.out, text(out["key"]))
+		return err
+	}}
+	f := create.Flags()
+	f.StringVar(&tenant, "tenant", "default", "tenant")
+	f.StringVar(&scope, "scope", "infer", "infer, operate or admin")
+	f.StringVar(&label, "label", "", "what you call it")
+	f.StringSliceVar(&models, "model", nil, "only these models")
+	f.DurationVar(&expires, "expires", 0, "valid for this long")
+	c.AddCommand(create, a.lister("ls", "List the keys", "/v2/keys", "keys", "KeyList", "id", field("KEY", "id"), field("TENANT", "tenant_id"), field("SCOPE", "scope"),
+		field("LABEL", "label"), field("CREATED", "created_at"), field("EXPIRES", "expires_at"), field("REVOKED", "revoked_at")),
+		a.send("revoke ID", "Revoke a key", 1, "DELETE", with("/v2/keys/", ""), nil, "revoked"))
+	return c
+}
+
+func (a *cli) tenants() *cobra.Command {
+	c := &cobra.Command{Use: "tenant", Short: "Show and set tenants' limits"}
+	limits := map[string]*int64{}
+	set := &cobra.Command{Use: "set ID", Short: "Set a tenant's limits; 0 is none", Args: args(cobra.ExactArgs(1)), RunE: func(cmd *cobra.Command, v []string) error {
+		body := record{}
+		for k, n := range limits {
+			body[k] = *n
+		}
+		var out record
+		if err := a.c.JSON(cmd.Context(), "PUT", "/v2/tenants/"+url.PathEscape(v[0]), body, &out); err != nil {
+			return err
+		}
+		return a.printOne("Tenant", out, "tenant_id", "rpm", "tpm", "concurrent", "tokens_per_day", "models", "usage")
+	}}
+	for _, k := range []string{"rpm", "tpm", "concurrent", "tokens_per_day"} {
+		limits[k] = set.Flags().Int64(strings.ReplaceAll(k, "_", "-"), 0, "limit")
+	}
+	c.AddCommand(a.lister("ls", "List the tenants", "/v2/tenants", "tenants", "TenantList", "tenant_id", field("TENANT", "tenant_id"), field("RPM", "rpm"),
+		field("TPM", "tpm"), field("CONCURRENT", "concurrent"), field("TOKENS/DAY", "tokens_per_day"), field("USAGE", "usage")), set)
+	return c
+}
+
+func (a *cli) policy() *cobra.Command {
+	c := &cobra.Command{Use: "policy", Short: "Show, set and try the scheduling policy"}
+	show := &cobra.Command{Use: "show", Short: "Show the policy", Args: args(cobra.NoArgs), RunE: func(cmd *cobra.Command, _ []string) error {
+		var out record
+		if err := a.c.JSON(cmd.Context(), "GET", "/v2/scheduler/policy", nil, &out); err != nil {
+			return err
+		}
+		return a.printOne("Policy", out, "name", "language", "mode", "hash", "failures", "available", "source")
+	}}
+	set := &cobra.Command{Use: "set NAME|FILE", Short: "Set the policy", Args: args(cobra.ExactArgs(1)), RunE: func(cmd *cobra.Command, v []string) error {
+		body, err := policyBody(v[0])
+		if err != nil {
+			return err
+		}
+		return a.c.JSON(cmd.Context(), "PUT", "/v2/scheduler/policy", body, nil)
+	}}
+	dry := &cobra.Command{Use: "dry-run MODEL [PROMPT]", Short: "Say what would be decided, and why", Args: args(cobra.RangeArgs(1, 2)), RunE: func(cmd *cobra.Command, v []string) error {
+		job := record{"model": v[0], "prompt": "hello"}
+		if len(v) == 2 {
+			job["prompt"] = v[1]
+		}
+		var out struct {
+			Decisions []record `json:"decisions"`
+		}
+		if err := a.c.JSON(cmd.Context(), "POST", "/v2/scheduler/dry-run", record{"jobs": []any{job}}, &out); err != nil {
+			return err
+		}
+		return a.print("DecisionList", out.Decisions, "action", field("ACTION", "action"), field("WORKER", "worker_id"), field("NODE", "node"),
+			field("EVICT", "evict"), field("CODE", "code"), field("REASON", "reason"), wide(field("CANDIDATES", "candidates")))
+	}}
+	c.AddCommand(show, set, dry)
+	return c
+}
+
+func policyBody(nameOrFile string) (record, error) {
+	switch ext := filepath.Ext(nameOrFile); ext {
+	case ".star", ".yaml", ".yml":
+		source, err := os.ReadFile(nameOrFile)
+		if err != nil {
+			return nil, err
+		}
+		lang := "starlark"
+		if ext != ".star" {
+			lang = "yaml"
+		}
+		return record{"name": strings.TrimSuffix(filepath.Base(nameOrFile), ext), "language": lang, "source": string(source)}, nil
+	}
+	return record{"name": nameOrFile}, nil
+}
+
+func (a *cli) models() *cobra.Command {
+	c := &cobra.Command{Use: "model", Short: "Add and remove models at run time"}
+	var ref, engine string
+	var slots, context int
+	add := &cobra.Command{Use: "add NAME --ref REF", Short: "Offer a model", Args: args(cobra.ExactArgs(1)), RunE: func(cmd *cobra.Command, v []string) error {
+		if ref == "" {
+			return usageError{fmt.Errorf("say what runs: --ref file:/PATH, hf:ORG/REPO, ollama:NAME or sim:NAME")}
+		}
+		body := record{"ref": ref}
+		if engine != "" {
+			body["engine"] = engine
+		}
+		if slots > 0 {
+			body["slots"] = slots
+		}
+		if context > 0 {
+			body["context"] = context
+		}
+		if err := a.c.JSON(cmd.Context(), "PUT", "/v2/models/"+url.PathEscape(v[0]), body, nil); err != nil {
+			return err
+		}
+		a.note("%s: added", v[0])
+		return nil
+	}}
+	f := add.Flags()
+	f.StringVar(&ref, "ref", "", "model reference")
+	f.StringVar(&engine, "engine", "", "engine")
+	f.IntVar(&slots, "slots", 0, "requests at once")
+	f.IntVar(&context, "context", 0, "tokens of context")
+	c.AddCommand(add, a.send("rm NAME", "Take a model away", 1, "DELETE", with("/v2/models/", ""), nil, "removed"))
+	return c
+}

@@ -1,0 +1,205 @@
+// Package client speaks HTTP to a queen.
+package client
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/goccy/go-yaml"
+)
+
+// Client is one queen's address and key.
+type Client struct {
+	Base string
+	Key  string
+	HTTP *http.Client
+}
+
+// DefaultURL is where a queen listens when nobody said otherwise.
+const DefaultURL = "http://127.0.0.1:7833"
+
+// New takes the address and key from the arguments, RBEE_URL and RBEE_KEY, or ~/.config/rbee/config.yaml.
+func New(base, key string) (*Client, error) {
+	var file struct {
+		URL string `yaml:"url"`
+		Key string `yaml:"key"`
+	}
+	if dir, err := os.UserConfigDir(); err == nil {
+		data, err := os.ReadFile(filepath.Join(dir, "rbee", "config.yaml"))
+		if err == nil {
+			if err := yaml.Unmarshal(data, &file); err != nil {
+				return nil, fmt.Errorf("%s: %w", filepath.Join(dir, "rbee", "config.yaml"), err)
+			}
+		}
+	}
+	c := &Client{Base: first(base, os.Getenv("RBEE_URL"), file.URL, DefaultURL), Key: first(key, os.Getenv("RBEE_KEY"), file.Key)}
+	u, err := url.Parse(c.Base)
+	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {
+		return nil, fmt.Errorf("the queen's address %q is not http://HOST:PORT", c.Base)
+	}
+	c.Base = strings.TrimSuffix(c.Base, "/")
+	c.HTTP = &http.Client{Transport: &http.Transport{DialContext: (&net.Dialer{Timeout: 5 * time.Second}).DialContext},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	return c, nil
+}
+
+func first(values ...string) string {
+	for _, v := range values {
+		if v != "" {
+			return v
+		}
+	}
+	return ""
+}
+
+// ErrUnreachable says that no queen answers at the address.
+var ErrUnreachable = errors.New("the queen cannot be reached")
+
+// APIError is the queen's own refusal.
+type APIError struct {
+	Status  int
+	Code    string
+	Message string
+}
+
+// Error implements error.
+func (e *APIError) Error() string {
+	if e.Code == "" {
+		return fmt.Sprintf("the queen answered %d: %s", e.Status, e.Message)
+	}
+	return fmt.Sprintf("%s (%s)", e.Message, e.Code)
+}
+
+// Do sends one request; body is encoded as JSON unless nil. The caller closes the response.
+func (c *Client) Do(ctx context.Context, method, path string, body any, accept string) (*http.Response, error) {
+	var r io.Reader
+	if body != nil {
+		data, err := json.Marshal(body)
+		if err != nil {
+			return nil, err
+		}
+		r = bytes.NewReader(data)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, c.Base+path, r)
+	if err != nil {
+		return nil, err
+	}
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	if accept != "" {
+		req.Header.Set("Accept", accept)
+	}
+	if c.Key != "" {
+		req.Header.Set("Authorization", "Bearer "+c.Key)
+	}
+	res, err := c.HTTP.Do(req)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		return nil, fmt.Errorf("%w at %s: is it running? start one with rbee serve, or set RBEE_URL (%w)", ErrUnreachable, c.Base, err)
+	}
+	if res.StatusCode >= 400 {
+		defer func() { _ = res.Body.Close() }()
+		return nil, apiError(res)
+	}
+	return res, nil
+}
+
+func apiError(res *http.Response) error {
+	data, _ := io.ReadAll(io.LimitReader(res.Body, 64<<10))
+	e := &APIError{Status: res.StatusCode, Message: strings.TrimSpace(string(data))}
+	var body struct {
+		Error struct {
+			Code    string `json:"code"`
+			Message string `json:"message"`
+		} `json:"error"`
+	}
+	if json.Unmarshal(data, &body) == nil && body.Error.Message != "" {
+		e.Code, e.Message = body.Error.Code, body.Error.Message
+	}
+	if code := res.Header.Get("X-Rbee-Error"); code != "" {
+		e.Code = code
+	}
+	if e.Message == "" {
+		e.Message = res.Status
+	}
+	return e
+}
+
+// JSON sends a request and decodes the answer into out, which may be nil.
+func (c *Client) JSON(ctx context.Context, method, path string, body, out any) error {
+	res, err := c.Do(ctx, method, path, body, "application/json")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = res.Body.Close() }()
+	if out == nil {
+		_, err = io.Copy(io.Discard, res.Body)
+		return err
+	}
+	if err := json.NewDecoder(res.Body).Decode(out); err != nil && !errors.Is(err, io.EOF) {
+		return fmt.Errorf("the queen's answer cannot be read: %w", err)
+	}
+	return nil
+}
+
+// Event is one server-sent event.
+type Event struct {
+	ID, Name string
+	Data     []byte
+}
+
+// Events sends a request and calls fn for each event of the answer, until the stream ends or fn returns an error.
+func (c *Client) Events(ctx context.Context, method, path string, body any, fn func(Event) error) error {
+	res, err := c.Do(ctx, method, path, body, "text/event-stream")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = res.Body.Close() }()
+	sc := bufio.NewScanner(res.Body)
+	sc.Buffer(nil, 4<<20)
+	var ev Event
+	for sc.Scan() {
+		line := sc.Text()
+		if line == "" {
+			if ev.Data != nil {
+				if err := fn(ev); err != nil {
+					return err
+				}
+			}
+			ev = Event{}
+			continue
+		}
+		name, value, _ := strings.Cut(line, ":")
+		value = strings.TrimPrefix(value, " ")
+		switch name {
+		case "id":
+			ev.ID = value
+		case "event":
+			ev.Name = value
+		case "data":
+			if ev.Data != nil {
+				ev.Data = append(ev.Data, '\n')
+			}
+			ev.Data = append(ev.Data, value...)
+			if ev.Data == nil {
+				ev.Data = []byte{}
+			}
+		}
+	}
+	return sc.Err()
+}
