@@ -43,13 +43,12 @@ func llamaArgs(in planInput, p *Plan) []string {
 	if p.Context > 0 {
 		args = append(args, "-c", strconv.Itoa(p.Context))
 	}
+	// Left out, -ngl and -c are fitted to the devices' free memory by llama-server itself (--fit, on by default).
 	switch {
 	case in.req.GPULayers != nil:
 		args = append(args, "-ngl", strconv.Itoa(*in.req.GPULayers))
 	case len(in.devices) == 1 && in.devices[0].Backend == "cpu":
 		args = append(args, "-ngl", "0")
-	case len(in.devices) > 0:
-		args = append(args, "-ngl", "999")
 	}
 	return args
 }

@@ -2,8 +2,10 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os/exec"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -17,7 +19,8 @@ const (
 	stopped ending = iota
 	detached
 	died
-	late // not ready in time
+	late   // not ready in time
+	stolen // somebody else answers on its port
 )
 
 // run is the life of a worker: attend a process, and when it dies start the next, until it is stopped or hopeless.
@@ -74,7 +77,9 @@ func (w *worker) lives(p *process) (left bool) {
 		}
 		w.update(func(r *Worker) {
 			r.State, r.Message, r.ErrorCode, r.Progress, r.SlotsFree = hiveapi.WorkerLoading, v.message, v.code, 0, 0
-			r.Restarts++
+			if !v.port {
+				r.Restarts++
+			}
 		})
 		w.log.note("starting again")
 		next, err := w.launch()
@@ -143,7 +148,7 @@ func (w *worker) attend(p *process) ending {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	ready := make(chan error, 1)
-	go func() { ready <- w.becomeReady(ctx) }()
+	go func() { ready <- w.becomeReady(ctx, p.pid) }()
 	timeout := time.NewTimer(max(w.plan.ReadyTimeout, time.Second))
 	defer timeout.Stop()
 	for {
@@ -171,7 +176,11 @@ func (w *worker) attend(p *process) ending {
 			ready = nil
 			if err != nil {
 				w.log.note(err.Error())
+				w.notReady = err.Error()
 				w.put(p)
+				if errors.Is(err, errStolen) {
+					return stolen
+				}
 				return late
 			}
 			timeout.Stop()
@@ -185,10 +194,24 @@ func (w *worker) attend(p *process) ending {
 	}
 }
 
+var errStolen = errors.New("another program answers on this port; trying another one")
+
+// contained says whether somebody else listens for the worker, as a container's runtime does.
+func (w *worker) contained() bool {
+	switch filepath.Base(w.plan.Path) {
+	case "docker", "podman", "nerdctl", "ssh":
+		return true
+	}
+	return len(w.plan.Stop) > 0
+}
+
 // becomeReady waits for the health path and, where the engine has a step behind that, takes it.
-func (w *worker) becomeReady(ctx context.Context) error {
+func (w *worker) becomeReady(ctx context.Context, pid int) error {
 	if err := w.s.prober.ready(ctx, w.plan.Address, w.plan.Health, w.plan.APIKey, w.poke); err != nil {
 		return err
+	}
+	if !w.contained() && foreign(w.plan.Address, pid) {
+		return errStolen
 	}
 	if w.spec.Adapter == Ollama && len(w.spec.Command) == 0 {
 		return w.loadOllama(ctx)
@@ -217,7 +240,13 @@ func (w *worker) serve(p *process) {
 // autopsy says why a process ended.
 func (w *worker) autopsy(p *process, why ending, ready bool) verdict {
 	w.log.read()
-	if why == late {
+	switch why {
+	case stolen:
+		return verdict{message: "another program answers on its port", port: true}
+	case late:
+		if w.notReady != "" {
+			return verdict{message: w.notReady, permanent: true}
+		}
 		return verdict{message: fmt.Sprintf("the engine did not answer %s within %v; see its log, or raise ready_timeout", w.plan.Health, w.plan.ReadyTimeout), permanent: true}
 	}
 	v := explain(p.end(), ready, w.log.Tail(60))

@@ -31,6 +31,8 @@ func startTime(pid int) (string, error) {
 
 func awaitExit(int) bool { return false }
 
+func foreign(string, int) bool { return false }
+
 func marked(string) []int { return nil }
 
 func residentBytes(pid int) int64 {

@@ -54,6 +54,7 @@ type Supervisor struct {
 	log    *slog.Logger
 	prober *prober
 	detach chan struct{} // closed when the workers are to be left alone
+	free   func() (int, error)
 
 	mu      sync.Mutex
 	workers map[string]*worker
@@ -64,7 +65,7 @@ type Supervisor struct {
 
 // New returns a supervisor. Workers that an earlier one left in the directory are taken over by Adopt.
 func New(o Options) (*Supervisor, error) {
-	s := &Supervisor{o: o, dir: o.Dir, log: o.Logger, prober: newProber(), detach: make(chan struct{}), workers: map[string]*worker{}, ports: map[int]bool{}}
+	s := &Supervisor{o: o, dir: o.Dir, log: o.Logger, prober: newProber(), free: freeTCP, detach: make(chan struct{}), workers: map[string]*worker{}, ports: map[int]bool{}}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -353,18 +354,30 @@ func (s *Supervisor) port() (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for range 100 {
-		ln, err := net.Listen("tcp4", "127.0.0.1:0")
+		n, err := s.free()
 		if err != nil {
-			return 0, fmt.Errorf("engine: no free port: %w", err)
+			return 0, err
 		}
-		n := ln.Addr().(*net.TCPAddr).Port
-		_ = ln.Close()
 		if !s.ports[n] {
 			s.ports[n] = true
 			return n, nil
 		}
 	}
 	return 0, errors.New("engine: no free port")
+}
+
+// freeTCP is a port on which nobody listens now; somebody may before the worker does, see lives.
+func freeTCP() (int, error) {
+	ln, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		return 0, fmt.Errorf("engine: no free port: %w", err)
+	}
+	defer func() { _ = ln.Close() }()
+	a, ok := ln.Addr().(*net.TCPAddr)
+	if !ok {
+		return 0, errors.New("engine: no free port")
+	}
+	return a.Port, nil
 }
 
 func (s *Supervisor) freePort(n int) {

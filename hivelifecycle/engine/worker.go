@@ -3,7 +3,6 @@ package engine
 import (
 	"context"
 	"crypto/subtle"
-	"net"
 	"os"
 	"strconv"
 	"strings"
@@ -26,6 +25,8 @@ type worker struct {
 	poke    chan struct{}
 	done    chan struct{} // closed when the worker is gone
 	logStop chan struct{}
+
+	notReady string // why the step behind the health check failed; of the worker's own goroutine
 
 	evMu sync.Mutex // keeps OnChange in order
 
@@ -267,14 +268,4 @@ func progress(line string) (float64, bool) {
 		return 0, false
 	}
 	return float64(n) / 100, true
-}
-
-// taken says whether somebody listens on a port.
-func taken(address string) bool {
-	ln, err := net.Listen("tcp4", address)
-	if err != nil {
-		return true
-	}
-	_ = ln.Close()
-	return false
 }
