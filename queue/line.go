@@ -1,5 +1,7 @@
 package queue
 
+import "maps"
+
 // unit is the virtual time that one job of weight 1 costs its tenant.
 const unit = 1 << 20
 
@@ -40,14 +42,17 @@ type class struct {
 	n    int
 	now  int64
 	tags map[string]int64 // where each tenant's next job starts
+	// prune is the size at which tags are freed of those in the past
+	prune int
 }
 
-func newClass() *class { return &class{tags: map[string]int64{}} }
+func newClass() *class { return &class{tags: map[string]int64{}, prune: 1024} }
 
 // rank gives the next job of a tenant its place.
 func (c *class) rank(tenant string, weight int) int64 {
-	if c.n == 0 && len(c.tags) > 1024 {
-		clear(c.tags) // nobody waits: every tag but the newest is in the past
+	if len(c.tags) >= c.prune {
+		maps.DeleteFunc(c.tags, func(_ string, tag int64) bool { return tag <= c.now })
+		c.prune = max(1024, 2*len(c.tags))
 	}
 	start := max(c.now, c.tags[tenant])
 	c.tags[tenant] = start + unit/int64(max(1, min(weight, unit)))

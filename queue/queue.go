@@ -120,6 +120,7 @@ type Queue struct {
 	pauses   map[Pause]bool
 	cacheLen int64
 	forming  *group
+	flying   *group // being committed
 	lazy     []*write
 	lazyAt   time.Time
 	waiters  []*waiter
@@ -235,6 +236,9 @@ func (q *Queue) adopt(r Record) *entry {
 		q.idem[[2]string{r.Tenant, r.IdempotencyKey}] = e
 	}
 	e.cls.restore(r.Tenant, q.weight(r.Tenant), r.Rank)
+	if r.State == Queued && !r.Deadline.IsZero() {
+		q.timers.push(r.Deadline, r.Key, timerDeadline)
+	}
 	q.cache(e, r.Payload)
 	q.count(&e.rec, 1)
 	q.settle(e)

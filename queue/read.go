@@ -86,7 +86,7 @@ func (q *Queue) flush(ctx context.Context) error {
 		return err
 	}
 	q.mu.Lock()
-	if len(q.lazy) == 0 && len(q.forming.writes) == 0 || q.closed {
+	if len(q.lazy) == 0 && len(q.forming.writes) == 0 && q.flying == nil || q.closed {
 		q.mu.Unlock()
 		return nil
 	}

@@ -132,9 +132,6 @@ func (q *Queue) Refresh(ctx context.Context) error {
 		}
 		q.ids.raise(r.Key)
 		r.Rank = q.line.class(r.Priority).rank(r.Tenant, q.weight(r.Tenant))
-		if !r.Deadline.IsZero() {
-			q.timers.push(r.Deadline, r.Key, timerDeadline)
-		}
 		q.adopt(r)
 	}
 	return nil

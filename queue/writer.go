@@ -105,6 +105,7 @@ func (q *Queue) take() *group {
 	}
 	q.lazy = q.lazy[:0]
 	q.forming = newGroup()
+	q.flying = g
 	for _, w := range g.writes {
 		if w.e != nil && !w.dead {
 			w.e.pending = nil
@@ -215,6 +216,7 @@ func (q *Queue) commit(g *group) {
 			q.stored(w)
 		}
 	}
+	q.flying = nil
 	if q.draining && q.active == 0 && q.idle != nil {
 		close(q.idle)
 		q.idle = nil
