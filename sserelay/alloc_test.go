@@ -1,3 +1,5 @@
+//go:build !race
+
 package sserelay
 
 import (
@@ -99,7 +101,7 @@ func TestPassThroughDoesNotAllocatePerToken(t *testing.T) {
 		"chat resumed": {View{Format: FormatChat, IDs: true}, CopyOptions{Protocol: Chat}},
 		"native":       {View{IDs: true}, CopyOptions{Protocol: Chat}},
 	} {
-		const few, many = 100, 4100
+		const few, many = 100, 20100
 		cost := func(n int) float64 {
 			return testing.AllocsPerRun(3, func() { relay(t, n, false, tc.v, tc.o, newDrip(n)) })
 		}

@@ -6,6 +6,7 @@ type window struct {
 	refs []ref
 	head int    // first live ref
 	base uint64 // sequence number of refs[head]
+	lean int    // compactions in a row that found little alive
 }
 
 type ref struct {
@@ -15,7 +16,7 @@ type ref struct {
 
 const (
 	refSize = 12
-	keepCap = 64 << 10 // memory that a window keeps after a burst
+	keepCap = 16 << 10 // memory that a window always keeps
 )
 
 // size returns the bytes of the live frames with their bookkeeping.
@@ -58,23 +59,27 @@ func (w *window) clear(next uint64) {
 	*w = window{base: next}
 }
 
-// compact moves the live frames to the front, giving memory back when most of it is unused.
+// compact moves the live frames to the front. Memory of a burst is given back once it was unused for a while.
 func (w *window) compact() {
-	if w.head == len(w.refs) {
-		w.data, w.refs, w.head = w.data[:0], w.refs[:0], 0
-		if cap(w.data) > keepCap {
-			w.data, w.refs = nil, nil
-		}
-		return
+	var live []byte
+	var off uint32
+	if w.head < len(w.refs) {
+		off = w.refs[w.head].off
+		live = w.data[off:]
 	}
-	off := w.refs[w.head].off
-	live := w.data[off:]
+	refs := w.refs[w.head:]
 	if cap(w.data) > keepCap && len(live)*8 < cap(w.data) {
+		w.lean++
+	} else {
+		w.lean = 0
+	}
+	if w.lean >= 8 {
+		w.lean = 0
 		w.data = append(make([]byte, 0, 2*len(live)), live...)
-		w.refs = append(make([]ref, 0, 2*w.len()), w.refs[w.head:]...)
+		w.refs = append(make([]ref, 0, 2*len(refs)), refs...)
 	} else {
 		w.data = w.data[:copy(w.data, live)]
-		w.refs = w.refs[:copy(w.refs, w.refs[w.head:])]
+		w.refs = w.refs[:copy(w.refs, refs)]
 	}
 	w.head = 0
 	for i := range w.refs {
