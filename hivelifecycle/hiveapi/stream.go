@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"time"
 )
 
@@ -97,7 +96,7 @@ func (c *Client) StartProvision(ctx context.Context, r ProvisionRequest) (Progre
 // ProvisionEvents follows a download to its end and calls fn for each event.
 func (c *Client) ProvisionEvents(ctx context.Context, id string, fn func(Progress)) (Model, error) {
 	var out Model
-	err := c.stream(ctx, PathProvision+"/"+url.PathEscape(id)+"/events", c.o.WatchIdle, func(_ string, data []byte) error {
+	err := c.stream(ctx, PathProvision+"/"+id+"/events", c.o.WatchIdle, func(_ string, data []byte) error {
 		var p Progress
 		if err := json.Unmarshal(data, &p); err != nil {
 			return fmt.Errorf("%w: provision: %v", ErrProtocol, err)
