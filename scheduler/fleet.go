@@ -29,6 +29,12 @@ type worker struct {
 	cache     cache
 	speed     *speed
 
+	tree          *tree
+	leaf          int32
+	class         int
+	indexed       bool
+	onAdd, onDrop func(uint64)
+
 	vbusy  int64 // scratch of Pick: prefill and slots with the line laid out virtually
 	vcount int
 	vgen   uint64
@@ -54,6 +60,9 @@ type model struct {
 	meanOwn     float64 // mean prefill, ns
 	gap         float64 // mean time between arrivals, ns
 	vloads      int
+	trees       []*tree
+	reclass     bool
+	vwake       uint64
 	ages        int64
 }
 
@@ -128,6 +137,7 @@ func (s *Scheduler) sync() {
 		s.settle(w)
 	}
 	for name, m := range s.models {
+		clear(m.workers[len(m.workers):cap(m.workers)])
 		if !m.known && len(m.workers) == 0 && m.loads == 0 && m.waiting == 0 {
 			delete(s.models, name)
 		} else {
@@ -192,6 +202,7 @@ func (s *Scheduler) syncWorker(in *Worker) {
 	if restarted {
 		s.index.drop(w)
 	}
+	w.tree = nil
 	w.cache.configure(in, s.opts.IndexBlocks/max(len(s.snap.Workers), 1))
 	w.why = unusable(w)
 	if w.why == "" && w.since < 0 {

@@ -95,11 +95,7 @@ func (s *Scheduler) take(r *reservation, i int32, job *Job, w *worker, now int64
 	r.seq = w.jobs
 	w.past[r.seq%len(w.past)] = prefilled{seq: r.seq, start: now}
 	w.lastUse = now
-	per := 0.0
-	if len(job.Blocks) > 0 {
-		per = float64(job.PromptTokens) / float64(len(job.Blocks))
-	}
-	r.slot = w.cache.touch(job.Blocks, per, nil, nil)
+	r.slot = s.index.touch(w, job)
 	s.index.moved(w)
 	if job.Session != "" {
 		s.sessions.put(job.Session, w.ID)
@@ -115,6 +111,7 @@ func (s *Scheduler) claim(r *reservation, job *Job, d *Decision) {
 		if v := s.workers[id]; v != nil {
 			r.victims = append(r.victims, v)
 			v.evicting++
+			s.index.moved(v)
 			if v.evicting == 1 {
 				for _, dev := range v.devs {
 					dev.freeing += v.Memory / int64(len(v.devs))
@@ -159,7 +156,9 @@ func (s *Scheduler) release(i int32, gen uint32) func() {
 	case Provision:
 		s.unload(r)
 		for _, v := range r.victims {
-			if v.evicting--; v.evicting == 0 {
+			v.evicting--
+			s.index.moved(v)
+			if v.evicting == 0 {
 				for _, dev := range v.devs {
 					if !v.gone {
 						dev.freeing -= v.Memory / int64(len(v.devs))

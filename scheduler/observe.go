@@ -20,7 +20,7 @@ func (s *Scheduler) Observe(o Observation) {
 	}
 	e, ok := s.ended(o)
 	if !o.OK {
-		w.cache.forget(o.Job.Blocks, 0, nil)
+		w.cache.forget(o.Job.Blocks, 0, w.onDrop)
 		return
 	}
 	if o.LoadTime > 0 {
@@ -39,6 +39,7 @@ func (s *Scheduler) Observe(o Observation) {
 	if o.Cached >= 0 && o.Prompt > 0 {
 		work = o.Prompt - o.Cached
 	}
+	defer func() { w.model.reclass = w.model.reclass || w.tree != nil && classOf(w) != w.class }()
 	w.prefillDone(e.seq, e.start+int64(o.TTFT), work)
 }
 

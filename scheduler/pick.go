@@ -10,6 +10,7 @@ import (
 type picker struct {
 	gen   uint64
 	items []item
+	laid  int // jobs laid out virtually: the trees don't know of them
 }
 
 // item is one job of the line's window.
@@ -90,7 +91,9 @@ func (s *Scheduler) choose(ctx context.Context, line []*Job, now int64) (int, De
 		}
 	}
 	s.rankAll(items, now)
-	if i, d := s.layout(items, now); i >= 0 {
+	i, d := s.layout(items, now)
+	s.pick.laid = 0
+	if i >= 0 {
 		return i, d
 	}
 	if i, d := s.growLine(items, now); i >= 0 {
@@ -102,6 +105,7 @@ func (s *Scheduler) choose(ctx context.Context, line []*Job, now int64) (int, De
 // demand counts what the whole line wants of each model.
 func (s *Scheduler) demand(line []*Job, now int64) {
 	s.pick.gen++
+	s.pick.laid = 0
 	for _, m := range s.models {
 		m.waiting, m.waitWork, m.waitOldest, m.vloads = 0, 0, now, 0
 	}
@@ -199,6 +203,7 @@ func (s *Scheduler) lay(f fit, now int64) {
 	}
 	w.vbusy = max(w.vbusy, now+f.wait+f.own)
 	w.vcount++
+	s.pick.laid++
 }
 
 // growLine loads a model for the line: first the one whose jobs have waited longest in sum among those
@@ -298,6 +303,7 @@ func (s *Scheduler) makeWay(it *item, n Need, now int64) {
 	}
 	if victim != nil {
 		victim.drainFor = it.m.name
+		s.index.moved(victim)
 	}
 }
 
@@ -316,6 +322,10 @@ func (s *Scheduler) wakeup(items []item, now int64) time.Duration {
 			continue
 		}
 		unserved = unserved || it.wait >= never/2
+		if it.m.vwake == s.pick.gen {
+			continue
+		}
+		it.m.vwake = s.pick.gen
 		for _, w := range it.m.workers {
 			if w.why != "" || w.drainFor != "" || w.freeSlots() <= 0 {
 				continue
