@@ -115,10 +115,5 @@ func (c *call) object(member func(key, value []byte) error) (b []byte, release f
 }
 
 func (c *call) scan(b []byte, member func(key, value []byte) error) error {
-	err := strict.Object(b, c.s.o.MaxDepth, member)
-	var bad *strict.Error
-	if errors.As(err, &bad) {
-		return invalid("", "the body is not acceptable JSON: %s", bad.Error())
-	}
-	return err
+	return asInvalid(strict.Object(b, c.s.o.MaxDepth, member))
 }

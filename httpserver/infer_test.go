@@ -1,20 +1,22 @@
-package httpserver
+package httpserver_test
 
 import (
 	"strings"
 	"testing"
+
+	"github.com/queen-rbee/queen-rbee/httpserver"
 )
 
 const chatBody = `{"model":"stories","messages":[{"role":"user","content":"Once \u0041é"}],"max_tokens":8,"unknown":{"x":1}}`
 
 func TestChat(t *testing.T) {
-	g := newRig(t, fakeAuth{}, Options{})
+	g := newRig(t, false, httpserver.Options{})
 	resp, body := g.do(t, "POST", "/v1/chat/completions", chatBody, "X-Rbee-Session", "s1", "X-Rbee-Priority", "batch", "X-Request-Id", "abc")
 	if resp.StatusCode != 200 || !strings.Contains(body, "Once upon a time") {
 		t.Fatalf("%d %s", resp.StatusCode, body)
 	}
-	r := g.f.last(t)
-	if r.Surface != SurfaceChat || r.Model != "stories" || r.MaxTokens != 8 || r.PromptChars != 7 || string(r.Body) != chatBody ||
+	r := g.f.Last()
+	if r.Surface != httpserver.SurfaceChat || r.Model != "stories" || r.MaxTokens != 8 || r.PromptChars != 7 || string(r.Body) != chatBody ||
 		r.Session != "s1" || r.Priority != "batch" || r.RequestID != "abc" || r.CorrelationID != "abc" || r.N != 1 || r.Stream {
 		t.Fatalf("%+v", r)
 	}
@@ -26,7 +28,7 @@ func TestChat(t *testing.T) {
 }
 
 func TestChatStream(t *testing.T) {
-	g := newRig(t, fakeAuth{}, Options{})
+	g := newRig(t, false, httpserver.Options{})
 	resp, body := g.do(t, "POST", "/v1/chat/completions", `{"model":"stories","stream":true,"stream_options":{"include_usage":true},"messages":[{"role":"user","content":"x"}]}`)
 	if resp.StatusCode != 200 || !strings.HasSuffix(body, "data: [DONE]\n\n") || !strings.Contains(body, `"choices":[],"usage"`) {
 		t.Fatalf("%d %s", resp.StatusCode, body)
@@ -34,17 +36,17 @@ func TestChatStream(t *testing.T) {
 }
 
 func TestTaskAccepted(t *testing.T) {
-	g := newRig(t, fakeAuth{}, Options{})
+	g := newRig(t, false, httpserver.Options{})
 	resp, body := g.do(t, "POST", "/v2/tasks", `{"model":"stories","prompt":"x","priority":"batch","deadline":"30s"}`)
 	if resp.StatusCode != 202 || body != `{"job_id":"job-1","status":"queued","queue_position":0,"events_url":"/v2/tasks/job-1/events"}`+"\n" {
 		t.Fatalf("%d %s", resp.StatusCode, body)
 	}
-	r := g.f.last(t)
+	r := g.f.Last()
 	if !r.Detach || r.Priority != "batch" || r.Deadline.IsZero() {
 		t.Fatalf("%+v", r)
 	}
 	resp, body = g.do(t, "POST", "/v2/tasks", `{"model":"stories","prompt":"x"}`, "Accept", "text/event-stream")
-	if resp.StatusCode != 200 || !strings.Contains(body, "event: end") || g.f.last(t).Detach {
+	if resp.StatusCode != 200 || !strings.Contains(body, "event: end") || g.f.Last().Detach {
 		t.Fatalf("%d %s", resp.StatusCode, body)
 	}
 }

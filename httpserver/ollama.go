@@ -160,11 +160,7 @@ func (c *call) runOllama(q *ollamaRequest, body map[string]json.RawMessage, surf
 	}
 	req := &Request{Surface: surface, Path: path, N: 1, ContentType: "application/json", KeepAlive: keep}
 	req.Body = marshalSorted(body)
-	var p params
-	if err := c.scan(req.Body, func(k, v []byte) error { return p.take(surface, req, k, v) }); err != nil {
-		return err
-	}
-	if err := p.check(surface, req); err != nil {
+	if err := parseBody(req, req.Body, c.s.o.MaxDepth); err != nil {
 		return err
 	}
 	return c.run(req, View{Format: format, IncludeUsage: true, Model: q.Model})

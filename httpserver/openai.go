@@ -17,14 +17,13 @@ func (c *call) embeddings() error  { return c.infer(SurfaceEmbeddings, FormatRaw
 // infer runs one request of the OpenAI surface.
 func (c *call) infer(surface Surface, format string) error {
 	req := &Request{Surface: surface, Path: c.r.URL.Path, N: 1, ContentType: "application/json"}
-	var p params
-	body, release, err := c.object(func(k, v []byte) error { return p.take(surface, req, k, v) })
+	body, release, err := c.body(c.s.o.MaxBody)
 	if err != nil {
 		return err
 	}
 	defer release()
 	req.Body = body
-	if err := p.check(surface, req); err != nil {
+	if err := parseBody(req, body, c.s.o.MaxDepth); err != nil {
 		return err
 	}
 	return c.run(req, View{Format: format, IncludeUsage: req.IncludeUsage, Model: req.Model})

@@ -37,13 +37,10 @@ func (c *call) passThrough() error {
 	if isForm {
 		err = formFields(body, args["boundary"], req)
 	} else {
-		err = c.scan(body, func(k, v []byte) error { return rawField(req, k, v) })
+		err = parseBody(req, body, c.s.o.MaxDepth)
 	}
 	if err != nil {
 		return err
-	}
-	if req.Model == "" {
-		return invalid("model", "the body must name a model: GET /v1/models lists what there is")
 	}
 	return c.run(req, View{Format: FormatRaw, Model: req.Model})
 }
@@ -78,6 +75,9 @@ func formFields(body []byte, boundary string, req *Request) error {
 	for parts := 0; ; parts++ {
 		p, err := r.NextRawPart()
 		if err == io.EOF {
+			if req.Model == "" {
+				return invalid("model", "the form must name a model: GET /v1/models lists what there is")
+			}
 			return nil
 		}
 		if err != nil || parts == maxParts {

@@ -160,6 +160,12 @@ func (c *call) fail(err error) {
 	}
 }
 
+// WriteError renders an error as the server does for the request's path. It is for handlers in the Options; they must
+// have written nothing yet.
+func WriteError(w http.ResponseWriter, r *http.Request, err error) {
+	writeError(w, faceOf(r.URL.Path), w.Header().Get("X-Correlation-Id"), err)
+}
+
 func (c *call) identify() {
 	c.requestID = headerID(c.r.Header, "X-Request-Id")
 	if c.requestID == "" {
