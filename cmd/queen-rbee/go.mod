@@ -2,4 +2,92 @@ module github.com/queen-rbee/queen-rbee/cmd/queen-rbee
 
 go 1.26.0
 
-require github.com/goccy/go-yaml v1.19.2
+require (
+	github.com/goccy/go-yaml v1.19.2
+	github.com/mattn/go-sqlite3 v1.14.53
+	github.com/queen-rbee/queen-rbee/admission v0.1.0
+	github.com/queen-rbee/queen-rbee/admission/sqladmission v0.1.0
+	github.com/queen-rbee/queen-rbee/auth v0.1.0
+	github.com/queen-rbee/queen-rbee/auth/sqlauth v0.1.0
+	github.com/queen-rbee/queen-rbee/eviction v0.1.0
+	github.com/queen-rbee/queen-rbee/hivelifecycle v0.1.0
+	github.com/queen-rbee/queen-rbee/httpserver v0.1.0
+	github.com/queen-rbee/queen-rbee/metrics v0.1.0
+	github.com/queen-rbee/queen-rbee/metrics/prommetrics v0.1.0
+	github.com/queen-rbee/queen-rbee/monitor v0.1.0
+	github.com/queen-rbee/queen-rbee/provisioner v0.1.0
+	github.com/queen-rbee/queen-rbee/provisioner/sqlprovisioner v0.1.0
+	github.com/queen-rbee/queen-rbee/queue v0.1.0
+	github.com/queen-rbee/queen-rbee/queue/sqlitequeue v0.1.0
+	github.com/queen-rbee/queen-rbee/registry v0.1.0
+	github.com/queen-rbee/queen-rbee/registry/sqliteregistry v0.1.0
+	github.com/queen-rbee/queen-rbee/remote v0.1.0
+	github.com/queen-rbee/queen-rbee/router v0.1.0
+	github.com/queen-rbee/queen-rbee/scheduler v0.1.0
+	github.com/queen-rbee/queen-rbee/sserelay v0.1.0
+)
+
+require (
+	al.essio.dev/pkg/shellescape v1.6.1 // indirect
+	github.com/beorn7/perks v1.0.1 // indirect
+	github.com/cenkalti/backoff/v5 v5.0.3 // indirect
+	github.com/cespare/xxhash/v2 v2.3.0 // indirect
+	github.com/go-logr/logr v1.4.4 // indirect
+	github.com/go-logr/stdr v1.2.2 // indirect
+	github.com/google/uuid v1.6.0 // indirect
+	github.com/gorilla/mux v1.8.1 // indirect
+	github.com/grpc-ecosystem/grpc-gateway/v2 v2.30.0 // indirect
+	github.com/kevinburke/ssh_config v1.6.0 // indirect
+	github.com/kr/fs v0.1.0 // indirect
+	github.com/munnerz/goautoneg v0.0.0-20191010083416-a7dc8b61c822 // indirect
+	github.com/pkg/sftp v1.13.12 // indirect
+	github.com/prometheus/client_golang v1.25.0 // indirect
+	github.com/prometheus/client_model v0.6.3 // indirect
+	github.com/prometheus/common v0.72.0 // indirect
+	github.com/prometheus/otlptranslator v1.0.0 // indirect
+	github.com/prometheus/procfs v0.22.0 // indirect
+	github.com/skeema/knownhosts v1.3.3 // indirect
+	go.opentelemetry.io/auto/sdk v1.2.1 // indirect
+	go.opentelemetry.io/otel v1.47.0 // indirect
+	go.opentelemetry.io/otel/exporters/otlp/otlptrace v1.47.0 // indirect
+	go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp v1.47.0 // indirect
+	go.opentelemetry.io/otel/exporters/prometheus v0.69.0 // indirect
+	go.opentelemetry.io/otel/log v1.47.0 // indirect
+	go.opentelemetry.io/otel/metric v1.47.0 // indirect
+	go.opentelemetry.io/otel/sdk v1.47.0 // indirect
+	go.opentelemetry.io/otel/sdk/metric v1.47.0 // indirect
+	go.opentelemetry.io/otel/trace v1.47.0 // indirect
+	go.opentelemetry.io/proto/otlp v1.11.0 // indirect
+	golang.org/x/crypto v0.58.0 // indirect
+	golang.org/x/net v0.60.0 // indirect
+	golang.org/x/sys v0.49.0 // indirect
+	golang.org/x/text v0.43.0 // indirect
+	google.golang.org/genproto/googleapis/api v0.0.0-20260928230214-8a89bd6388cc // indirect
+	google.golang.org/genproto/googleapis/rpc v0.0.0-20260928230214-8a89bd6388cc // indirect
+	google.golang.org/grpc v1.83.2 // indirect
+	google.golang.org/protobuf v1.36.12 // indirect
+)
+
+replace (
+	github.com/queen-rbee/queen-rbee/admission => ../../admission
+	github.com/queen-rbee/queen-rbee/admission/sqladmission => ../../admission/sqladmission
+	github.com/queen-rbee/queen-rbee/auth => ../../auth
+	github.com/queen-rbee/queen-rbee/auth/sqlauth => ../../auth/sqlauth
+	github.com/queen-rbee/queen-rbee/eviction => ../../eviction
+	github.com/queen-rbee/queen-rbee/hivelifecycle => ../../hivelifecycle
+	github.com/queen-rbee/queen-rbee/httpserver => ../../httpserver
+	github.com/queen-rbee/queen-rbee/metrics => ../../metrics
+	github.com/queen-rbee/queen-rbee/metrics/prommetrics => ../../metrics/prommetrics
+	github.com/queen-rbee/queen-rbee/monitor => ../../monitor
+	github.com/queen-rbee/queen-rbee/provisioner => ../../provisioner
+	github.com/queen-rbee/queen-rbee/provisioner/sqlprovisioner => ../../provisioner/sqlprovisioner
+	github.com/queen-rbee/queen-rbee/queue => ../../queue
+	github.com/queen-rbee/queen-rbee/queue/sqlitequeue => ../../queue/sqlitequeue
+	github.com/queen-rbee/queen-rbee/registry => ../../registry
+	github.com/queen-rbee/queen-rbee/registry/sqliteregistry => ../../registry/sqliteregistry
+	github.com/queen-rbee/queen-rbee/remote => ../../remote
+	github.com/queen-rbee/queen-rbee/retry => ../../retry
+	github.com/queen-rbee/queen-rbee/router => ../../router
+	github.com/queen-rbee/queen-rbee/scheduler => ../../scheduler
+	github.com/queen-rbee/queen-rbee/sserelay => ../../sserelay
+)

@@ -215,11 +215,6 @@ func (c *Config) Show() ([]byte, error) {
 		e.Env = maskEnv(e.Env)
 		masked.Engines[name] = e
 	}
-	masked.Models = map[string]Model{}
-	for name, m := range c.Models {
-		m.Env = maskEnv(m.Env)
-		masked.Models[name] = m
-	}
 	return yaml.Marshal(masked)
 }
 

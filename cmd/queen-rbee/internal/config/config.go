@@ -23,6 +23,7 @@ type Config struct {
 	Auth      Auth              `yaml:"auth"`
 	Telemetry Telemetry         `yaml:"telemetry"`
 	Log       Log               `yaml:"log"`
+	SSH       SSH               `yaml:"ssh"`
 	Provision Provision         `yaml:"provision"`
 }
 
@@ -54,18 +55,16 @@ type Engine struct {
 
 // Model says what runs behind a name that clients use.
 type Model struct {
-	Ref     string            `yaml:"ref" json:"ref"`
-	Engine  string            `yaml:"engine" json:"engine,omitempty"`
-	Slots   int               `yaml:"slots" json:"slots,omitempty"`
-	Context int               `yaml:"context" json:"context,omitempty"`
-	TTL     Duration          `yaml:"ttl" json:"ttl,omitempty"`
-	Pin     bool              `yaml:"pin" json:"pin,omitempty"`
-	Workers int               `yaml:"workers" json:"workers,omitempty"`
-	Set     map[string]any    `yaml:"set" json:"set,omitempty"`
-	Strip   []string          `yaml:"strip" json:"strip,omitempty"`
-	Args    []string          `yaml:"args" json:"args,omitempty"`
-	Env     map[string]string `yaml:"env" json:"env,omitempty"`
-	Labels  map[string]string `yaml:"labels" json:"labels,omitempty"`
+	Ref     string         `yaml:"ref" json:"ref"`
+	Engine  string         `yaml:"engine" json:"engine,omitempty"`
+	Slots   int            `yaml:"slots" json:"slots,omitempty"`
+	Context int            `yaml:"context" json:"context,omitempty"`
+	TTL     Duration       `yaml:"ttl" json:"ttl,omitempty"`
+	Pin     bool           `yaml:"pin" json:"pin,omitempty"`
+	Workers int            `yaml:"workers" json:"workers,omitempty"`
+	Set     map[string]any `yaml:"set" json:"set,omitempty"`
+	Strip   []string       `yaml:"strip" json:"strip,omitempty"`
+	Args    []string       `yaml:"args" json:"args,omitempty"`
 }
 
 // External is a server that already runs; the queen routes to it but does not own it.
@@ -130,6 +129,11 @@ type Telemetry struct {
 type Log struct {
 	Format string `yaml:"format"` // text or json
 	Level  string `yaml:"level"`  // debug, info, warn, error
+}
+
+// SSH bounds what hives may be reached with.
+type SSH struct {
+	KeyDir string `yaml:"key_dir"` // the only directory that key files are read from; "" = any
 }
 
 // Provision says where models may come from beside the Hugging Face hub.

@@ -1,0 +1,208 @@
+// Package app is the command line of queen-rbee: flags, logging, signals and exit codes.
+package app
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/queen-rbee/queen-rbee/cmd/queen-rbee/internal/compose"
+	"github.com/queen-rbee/queen-rbee/cmd/queen-rbee/internal/config"
+	"github.com/queen-rbee/queen-rbee/queue"
+)
+
+// Exit codes.
+const (
+	exitOK    = 0
+	exitError = 1
+	exitUsage = 64
+)
+
+const usage = `queen-rbee: one private inference service out of the machines you own
+
+  queen-rbee [flags]               serve
+  queen-rbee [flags] config check  check the configuration and print its effective values, secrets masked
+  queen-rbee [flags] migrate       bring the stores up to date and exit
+  queen-rbee version
+
+`
+
+type flags struct {
+	config, addr, dataDir, store, logFormat string
+	leave                                   bool
+	rest                                    []string
+}
+
+func parse(args []string, stderr io.Writer) (*flags, error) {
+	f := &flags{}
+	set := flag.NewFlagSet("queen-rbee", flag.ContinueOnError)
+	set.SetOutput(stderr)
+	set.Usage = func() {
+		_, _ = fmt.Fprint(stderr, usage)
+		set.PrintDefaults()
+	}
+	set.StringVar(&f.config, "config", "", "configuration `FILE` (YAML)")
+	set.StringVar(&f.addr, "addr", "", "listen on `HOST:PORT`; port 0 picks a free one")
+	set.StringVar(&f.dataDir, "data-dir", "", "keep everything in `DIR`")
+	set.StringVar(&f.store, "store", "", "store `URL`: sqlite:PATH")
+	set.StringVar(&f.logFormat, "log-format", "", "text or json")
+	set.BoolVar(&f.leave, "leave-hives", false, "leave local hives and their workers running at the end, for the next queen to adopt")
+	for {
+		if err := set.Parse(args); err != nil {
+			return nil, err
+		}
+		args = set.Args()
+		if len(args) == 0 {
+			return f, nil
+		}
+		f.rest = append(f.rest, args[0]) // flags may follow a command
+		args = args[1:]
+	}
+}
+
+// override lets flags win over file and environment.
+func (f *flags) override(c *config.Config) {
+	for _, o := range []struct {
+		from string
+		to   *string
+	}{{f.addr, &c.Listen}, {f.dataDir, &c.DataDir}, {f.store, &c.Store}, {f.logFormat, &c.Log.Format}} {
+		if o.from != "" {
+			*o.to = o.from
+		}
+	}
+}
+
+// Main runs the command and returns its exit code.
+func Main(version string, args, environ []string, stdout, stderr io.Writer) int {
+	f, err := parse(args, stderr)
+	if errors.Is(err, flag.ErrHelp) {
+		return exitOK
+	}
+	if err != nil {
+		return exitUsage
+	}
+	command := ""
+	for i, w := range f.rest {
+		if i > 0 {
+			command += " "
+		}
+		command += w
+	}
+	if command == "version" {
+		_, _ = fmt.Fprintln(stdout, "queen-rbee", version)
+		return exitOK
+	}
+	cfg, err := config.Load(f.config, environ, f.override)
+	if err != nil {
+		return fail(stderr, err)
+	}
+	switch command {
+	case "":
+		err = serve(version, cfg, f, stdout, stderr)
+	case "config check", "config show":
+		var text []byte
+		if text, err = cfg.Show(); err == nil {
+			_, err = stdout.Write(text)
+		}
+	case "migrate":
+		err = migrate(version, cfg, stdout, stderr)
+	default:
+		_, _ = fmt.Fprintf(stderr, "queen-rbee: unknown command %q\n\n%s", command, usage)
+		return exitUsage
+	}
+	if err != nil {
+		return fail(stderr, err)
+	}
+	return exitOK
+}
+
+func fail(stderr io.Writer, err error) int {
+	_, _ = fmt.Fprintln(stderr, "queen-rbee:", err)
+	return exitError
+}
+
+func logger(cfg *config.Config, w io.Writer) *slog.Logger {
+	var level slog.Level
+	_ = level.UnmarshalText([]byte(cfg.Log.Level)) // checked by config
+	o := &slog.HandlerOptions{Level: level}
+	if cfg.Log.Format == "json" {
+		return slog.New(slog.NewJSONHandler(w, o))
+	}
+	return slog.New(slog.NewTextHandler(w, o))
+}
+
+// serve runs the queen until SIGTERM or SIGINT; a second one ends the process at once.
+func serve(version string, cfg *config.Config, f *flags, stdout, stderr io.Writer) error {
+	tuneMemory()
+	log := logger(cfg, stderr)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	defer signal.Stop(signals)
+
+	q, err := compose.New(ctx, cfg, compose.Options{Version: version, Log: log, LeaveHives: f.leave})
+	if err != nil {
+		if errors.Is(err, queue.ErrLocked) {
+			return fmt.Errorf("%w: stop that queen first, or give this one a --data-dir of its own", err)
+		}
+		return err
+	}
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", cfg.Listen)
+	if err != nil {
+		q.Close()
+		return fmt.Errorf("cannot listen on %s: %w", cfg.Listen, err)
+	}
+	go func() {
+		s := <-signals
+		log.Info("draining", "signal", s.String(), "at most", cfg.Timeouts.Drain.D())
+		cancel()
+		<-signals
+		os.Exit(exitError)
+	}()
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	go func() {
+		for range hup {
+			next, err := config.Load(f.config, os.Environ(), f.override)
+			if err == nil {
+				err = q.Reload(ctx, next)
+			}
+			if err != nil {
+				log.Error("the configuration was not reloaded, the old one goes on", "error", err)
+			}
+		}
+	}()
+	return q.Run(ctx, listener, func() { _, _ = fmt.Fprintf(stdout, "ready http://%s\n", listener.Addr()) })
+}
+
+// tuneMemory trades memory for processor time, within bounds, unless the environment says otherwise: the queen's live heap
+// is small, so that collecting it often costs more than the garbage does.
+func tuneMemory() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(400)
+	}
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(1 << 30)
+	}
+}
+
+// migrate opens the stores, which brings them up to date, and closes them.
+func migrate(version string, cfg *config.Config, stdout, stderr io.Writer) error {
+	q, err := compose.New(context.Background(), cfg, compose.Options{Version: version, Log: logger(cfg, stderr)})
+	if err != nil {
+		return err
+	}
+	q.Close()
+	_, err = fmt.Fprintln(stdout, "the stores are up to date")
+	return err
+}

@@ -1,0 +1,182 @@
+package compose
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os/exec"
+	"time"
+
+	"github.com/queen-rbee/queen-rbee/admission"
+	"github.com/queen-rbee/queen-rbee/auth"
+	"github.com/queen-rbee/queen-rbee/httpserver"
+	"github.com/queen-rbee/queen-rbee/registry"
+	"github.com/queen-rbee/queen-rbee/scheduler"
+)
+
+// authDoor lets the server ask who sent a request.
+type authDoor struct{ g *auth.Guard }
+
+var _ httpserver.Authenticator = (*authDoor)(nil)
+
+// Authenticate implements httpserver.Authenticator.
+func (a *authDoor) Authenticate(ctx context.Context, r *http.Request) (httpserver.Identity, error) {
+	id, err := a.g.Authenticate(ctx, r)
+	if err != nil {
+		return httpserver.Identity{}, err
+	}
+	return httpserver.Identity{Tenant: id.Tenant, KeyID: id.KeyID, Scope: httpserver.Scope(id.Scope), Models: id.Models}, nil
+}
+
+// keysAPI makes and revokes API keys.
+type keysAPI struct{ k *auth.Keys }
+
+var _ httpserver.Keys = (*keysAPI)(nil)
+
+func actor(ctx context.Context) string {
+	if id, ok := httpserver.IdentityOf(ctx); ok && id.KeyID != "" {
+		return "key " + id.KeyID
+	}
+	return "loopback"
+}
+
+// Create implements httpserver.Keys.
+func (a *keysAPI) Create(ctx context.Context, n httpserver.NewKey) (httpserver.Key, error) {
+	k, secret, err := a.k.Create(ctx, actor(ctx), auth.Request{Tenant: n.TenantID, Label: n.Label, Scope: auth.Scope(n.Scope), Models: n.Models, ExpiresAt: n.ExpiresAt})
+	if err != nil {
+		return httpserver.Key{}, err
+	}
+	out := keyRecord(k)
+	out.Secret = secret
+	return out, nil
+}
+
+// List implements httpserver.Keys.
+func (a *keysAPI) List(context.Context) ([]httpserver.Key, error) {
+	out := []httpserver.Key{}
+	for _, k := range a.k.List() {
+		out = append(out, keyRecord(k))
+	}
+	return out, nil
+}
+
+// Revoke implements httpserver.Keys.
+func (a *keysAPI) Revoke(ctx context.Context, id string) error {
+	return a.k.Revoke(ctx, actor(ctx), id)
+}
+
+func keyRecord(k auth.Key) httpserver.Key {
+	return httpserver.Key{ID: k.ID, TenantID: k.Tenant, Scope: httpserver.Scope(k.Scope), Models: k.Models, Label: k.Label,
+		CreatedAt: httpserver.Time{Time: k.CreatedAt}, ExpiresAt: httpserver.Time{Time: k.ExpiresAt}, RevokedAt: httpserver.Time{Time: k.RevokedAt}}
+}
+
+// tenantsAPI shows and changes limits.
+type tenantsAPI struct{ c *admission.Controller }
+
+var _ httpserver.Tenants = (*tenantsAPI)(nil)
+
+func tenantRecord(r admission.Report) httpserver.Tenant {
+	usage, _ := json.Marshal(map[string]int64{"running": r.Running, "reserved_tokens": r.Reserved, "tokens_today": r.TokensToday, "jobs_today": r.JobsToday})
+	return httpserver.Tenant{ID: r.ID, RPM: int(r.Limits.RPM), TPM: int(r.Limits.TPM), Concurrent: int(r.Limits.Concurrent),
+		TokensPerDay: r.Limits.TokensPerDay, Models: r.Limits.Models, Usage: usage}
+}
+
+// List implements httpserver.Tenants.
+func (a *tenantsAPI) List(context.Context) ([]httpserver.Tenant, error) {
+	out := []httpserver.Tenant{}
+	for _, r := range a.c.Tenants() {
+		out = append(out, tenantRecord(r))
+	}
+	return out, nil
+}
+
+// Put implements httpserver.Tenants.
+func (a *tenantsAPI) Put(ctx context.Context, t httpserver.Tenant) (httpserver.Tenant, error) {
+	err := a.c.SetTenant(ctx, admission.Tenant{ID: t.ID, Limits: admission.Limits{RPM: int64(t.RPM), TPM: int64(t.TPM),
+		Concurrent: int64(t.Concurrent), TokensPerDay: t.TokensPerDay, Models: t.Models}})
+	if err != nil {
+		return httpserver.Tenant{}, err
+	}
+	r, _ := a.c.Tenant(t.ID)
+	return tenantRecord(r), nil
+}
+
+// adminAPI ends the program.
+type adminAPI struct{ stop func(cascade bool) }
+
+var _ httpserver.Admin = (*adminAPI)(nil)
+
+// Shutdown implements httpserver.Admin.
+func (a *adminAPI) Shutdown(_ context.Context, cascade bool) error {
+	a.stop(cascade)
+	return nil
+}
+
+// explained is a decision with its candidates as the API shows it.
+func explained(e scheduler.Explanation) httpserver.Decision {
+	d := httpserver.Decision{Action: e.Decision.Action.String(), WorkerID: e.Decision.Worker, Node: e.Decision.Node, Evict: e.Decision.Evict,
+		Code: e.Decision.Code, Reason: e.Decision.Reason, Policy: e.Policy.Name, PolicyHash: e.Policy.Hash, SnapshotVersion: e.Decision.Snapshot,
+		Candidates: []httpserver.Candidate{}}
+	if d.Evict == nil {
+		d.Evict = []string{}
+	}
+	for _, c := range e.Candidates {
+		d.Candidates = append(d.Candidates, httpserver.Candidate{WorkerID: c.Worker, Node: c.Node, Kept: c.Kept, Reason: c.Reason, Rank: c.Rank,
+			Cost: map[string]float64{"wait_s": c.Cost.Wait.Seconds(), "prefill_s": c.Cost.Prefill.Seconds(), "total_s": c.Cost.Total.Seconds(),
+				"cached_tokens": float64(c.Cost.Cached), "pending_tokens": float64(c.Cost.Pending), "in_flight": float64(c.Cost.InFlight)}})
+	}
+	return d
+}
+
+// doctor examines the installation, one line and one remedy each.
+type doctor struct {
+	reg     *registry.Registry
+	dataDir string
+	ping    func(ctx context.Context) error // the stores
+}
+
+var _ httpserver.Doctor = (*doctor)(nil)
+
+// Checks implements httpserver.Doctor.
+func (d *doctor) Checks(ctx context.Context) ([]httpserver.Check, error) {
+	out := []httpserver.Check{d.disk(), d.store(ctx)}
+	snap := d.reg.Snapshot()
+	if len(snap.Hives) == 0 {
+		out = append(out, httpserver.Check{Name: "hives", Status: "warn", Message: "there are no hives", Remedy: "add a machine: rbee hive add USER@HOST -i KEY --name NAME"})
+	}
+	for _, h := range snap.Hives {
+		c := httpserver.Check{Name: "hive " + h.Name, Status: "ok", Message: string(h.Status)}
+		if h.Status != registry.StatusOnline {
+			c.Status, c.Message, c.Remedy = "fail", string(h.Status)+": "+h.Message, "rbee hive start "+h.Name+", then rbee hive logs "+h.Name
+		} else if h.DiskFree > 0 && h.DiskFree < 5<<30 {
+			c.Status, c.Message, c.Remedy = "warn", fmt.Sprintf("%.1f GiB of disk are free", float64(h.DiskFree)/(1<<30)), "drop models with rbee rm, or free the disk"
+		}
+		out = append(out, c)
+	}
+	for _, w := range snap.Workers {
+		if w.State == registry.WorkerFailed {
+			out = append(out, httpserver.Check{Name: "worker " + w.ID, Status: "fail", Message: w.Model + ": " + w.Message, Remedy: "rbee logs --worker " + w.ID})
+		}
+	}
+	engine := httpserver.Check{Name: "llama-server", Status: "ok", Message: "found on this machine"}
+	if _, err := exec.LookPath("llama-server"); err != nil {
+		engine.Status, engine.Message, engine.Remedy = "warn", "not on this machine's PATH (hives look on their own)", "rbee engine install llama.cpp, or put llama-server on PATH"
+	}
+	return append(out, engine, clockCheck()), nil
+}
+
+func clockCheck() httpserver.Check {
+	c := httpserver.Check{Name: "clock", Status: "ok", Message: time.Now().UTC().Format(time.RFC3339)}
+	if time.Now().Year() < 2025 {
+		c.Status, c.Message, c.Remedy = "fail", "the clock is wrong: "+c.Message, "set the time: timedatectl set-ntp true"
+	}
+	return c
+}
+
+func (d *doctor) store(ctx context.Context) httpserver.Check {
+	if err := d.ping(ctx); err != nil {
+		return httpserver.Check{Name: "store", Status: "fail", Message: err.Error(), Remedy: "see docs/operations.md"}
+	}
+	return httpserver.Check{Name: "store", Status: "ok", Message: "reads and writes"}
+}

@@ -1,0 +1,323 @@
+package compose
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/queen-rbee/queen-rbee/hivelifecycle"
+	"github.com/queen-rbee/queen-rbee/hivelifecycle/hiveapi"
+	"github.com/queen-rbee/queen-rbee/httpserver"
+	"github.com/queen-rbee/queen-rbee/monitor"
+	"github.com/queen-rbee/queen-rbee/provisioner"
+	"github.com/queen-rbee/queen-rbee/registry"
+	"github.com/queen-rbee/queen-rbee/router"
+)
+
+// workersAPI lists and changes workers.
+type workersAPI struct {
+	f   *fleet
+	mon *monitor.Monitor
+	ctx context.Context // of work that outlives a request
+}
+
+var _ httpserver.Workers = (*workersAPI)(nil)
+
+func workerRecord(w *registry.Worker) httpserver.Worker {
+	url := w.Address
+	if url != "" && !strings.Contains(url, "://") {
+		url = "http://" + url
+	}
+	return httpserver.Worker{WorkerID: w.ID, Node: w.Node, Model: w.Model, ModelRef: w.ModelRef, Engine: w.Engine, Protocol: w.Protocol,
+		State: string(w.State), URL: url, PID: w.PID, Device: w.Device, MemoryBytes: w.MemoryBytes, SlotsTotal: w.SlotsTotal,
+		SlotsFree: w.SlotsFree, PendingTokens: w.PendingTokens, StartedAt: httpserver.Time{Time: w.StartedAt},
+		LastUsedAt: httpserver.Time{Time: w.LastUsedAt}, Message: w.Message, Capabilities: w.Capabilities}
+}
+
+// List implements httpserver.Workers.
+func (a *workersAPI) List(_ context.Context, node string) ([]httpserver.Worker, error) {
+	out := []httpserver.Worker{}
+	for _, w := range a.f.reg.Snapshot().Workers {
+		if node != "" && w.Node != node {
+			continue
+		}
+		r := workerRecord(w)
+		if used := a.f.inFlight(w.ID); used > 0 && !w.External {
+			r.SlotsFree = max(0, w.SlotsTotal-used)
+			if r.State == string(registry.WorkerIdle) {
+				r.State = string(registry.WorkerBusy)
+			}
+		}
+		out = append(out, r)
+	}
+	return out, nil
+}
+
+// Health implements httpserver.Workers.
+func (a *workersAPI) Health(_ context.Context, node string) ([]httpserver.WorkerHealth, error) {
+	snap := a.f.reg.Snapshot()
+	out := []httpserver.WorkerHealth{}
+	for _, w := range snap.Workers {
+		if node == "" || w.Node == node {
+			until, ejected := a.mon.Ejected(w.ID)
+			out = append(out, httpserver.WorkerHealth{WorkerID: w.ID, Node: w.Node, State: string(w.State), Ejected: ejected,
+				Until: httpserver.Time{Time: until}, Healthy: ready(w) && snap.Reachable(w) && !ejected, Message: w.Message})
+		}
+	}
+	return out, nil
+}
+
+// Spawn implements httpserver.Workers.
+func (a *workersAPI) Spawn(_ context.Context, r httpserver.SpawnRequest) (httpserver.Spawned, error) {
+	e, err := a.f.entryFor(r.ModelRef)
+	if err != nil {
+		return httpserver.Spawned{}, err
+	}
+	node := r.Node
+	if node == "" {
+		if node, err = a.f.roomiest(); err != nil {
+			return httpserver.Spawned{}, err
+		}
+	} else if _, ok := a.f.reg.Snapshot().Hive(node); !ok {
+		return httpserver.Spawned{}, errNoNode
+	}
+	req := a.f.spawnRequest(e, r.Device)
+	go func() {
+		ctx, cancel := context.WithTimeout(a.ctx, a.f.prov.LoadTimeout(e.Ref))
+		defer cancel()
+		link, err := a.f.hive(ctx, node)
+		if err == nil {
+			err = a.f.model(ctx, node, e.Ref, func(router.Progress) {})
+		}
+		if err == nil {
+			_, err = link.client.Spawn(ctx, req)
+		}
+		if err != nil {
+			a.f.log.Warn("spawn failed", "worker", req.WorkerID, "node", node, "error", err)
+		}
+	}()
+	return httpserver.Spawned{WorkerID: req.WorkerID, Node: node, State: string(registry.WorkerLoading)}, nil
+}
+
+// Shutdown implements httpserver.Workers.
+func (a *workersAPI) Shutdown(_ context.Context, workerID string, drain bool) error {
+	if w, ok := a.f.reg.Snapshot().Worker(workerID); !ok {
+		return errNoWorker
+	} else if w.External {
+		return &codedError{code: "CONFLICT", msg: "worker " + workerID + " belongs to an external server: the queen does not own it"}
+	}
+	go func() {
+		if err := a.f.stopWorker(a.ctx, workerID, drain); err != nil {
+			a.f.log.Warn("stop worker", "worker", workerID, "error", err)
+		}
+	}()
+	return nil
+}
+
+// Register implements httpserver.Workers.
+func (a *workersAPI) Register(_ context.Context, node string, w httpserver.Worker) error {
+	return a.f.reg.PutWorker(registry.Worker{ID: w.WorkerID, Node: node, Model: w.Model, ModelRef: w.ModelRef, Engine: w.Engine, Protocol: w.Protocol,
+		Address: w.URL, Device: w.Device, State: registry.WorkerIdle, SlotsTotal: max(1, w.SlotsTotal), SlotsFree: max(1, w.SlotsFree),
+		MemoryBytes: w.MemoryBytes, StartedAt: time.Now(), External: node == ""})
+}
+
+// entryFor gives the entry of a model's name, or makes one for a bare reference, which operators may use.
+func (f *fleet) entryFor(nameOrRef string) (provisioner.Entry, error) {
+	e, err := f.prov.Resolve(nameOrRef)
+	if err == nil {
+		return e, nil
+	}
+	return f.prov.ResolveRef(nameOrRef)
+}
+
+// roomiest is the online hive with the most free memory.
+func (f *fleet) roomiest() (string, error) {
+	var best string
+	most := int64(-1)
+	for _, h := range f.reg.Snapshot().Hives {
+		if _, free := h.Memory(); h.Status == registry.StatusOnline && free > most {
+			best, most = h.Name, free
+		}
+	}
+	if best == "" {
+		return "", &codedError{code: "NO_HIVE_AVAILABLE", msg: "no hive is online: add one with rbee hive add, or see rbee hive ls", after: 5 * time.Second}
+	}
+	return best, nil
+}
+
+var errNoNode = &codedError{code: "NODE_NOT_FOUND", msg: "no hive has this name: GET /v2/registry/beehives/list lists them"}
+
+// hivesAPI lists and changes hives.
+type hivesAPI struct {
+	f     *fleet
+	bus   *bus
+	start func(ctx context.Context, name string) error
+	ctx   context.Context
+}
+
+var _ httpserver.Hives = (*hivesAPI)(nil)
+
+func hiveRecord(snap *registry.Snapshot, h *registry.Hive) httpserver.Hive {
+	r := httpserver.Hive{NodeName: h.Name, Mode: h.Mode, Status: string(h.Status), Address: h.Address, Version: h.Version,
+		LastSeen: httpserver.Time{Time: h.LastSeen}, Labels: h.Labels, Message: h.Message, Devices: []httpserver.Device{}, Workers: []string{}, Models: []string{}}
+	if r.Labels == nil {
+		r.Labels = map[string]string{}
+	}
+	if h.SSH != nil {
+		r.Address = h.SSH.Host
+	}
+	if h.Draining && h.Status == registry.StatusOnline {
+		r.Status = string(registry.StatusDraining)
+	}
+	for _, d := range h.Devices {
+		r.Devices = append(r.Devices, httpserver.Device{ID: d.ID, Name: d.Name, Backend: d.Backend, MemoryTotal: d.MemoryTotal, MemoryFree: d.MemoryFree})
+	}
+	for _, w := range snap.Workers {
+		if w.Node == h.Name {
+			r.Workers = append(r.Workers, w.ID)
+		}
+	}
+	for _, m := range h.Models {
+		r.Models = append(r.Models, m.Ref)
+	}
+	return r
+}
+
+// List implements httpserver.Hives.
+func (a *hivesAPI) List(context.Context) ([]httpserver.Hive, error) {
+	snap := a.f.reg.Snapshot()
+	out := []httpserver.Hive{}
+	for _, h := range snap.Hives {
+		out = append(out, hiveRecord(snap, h))
+	}
+	return out, nil
+}
+
+// Add implements httpserver.Hives: the connection is tried before anything is kept.
+func (a *hivesAPI) Add(ctx context.Context, n httpserver.NewHive) (httpserver.Hive, error) {
+	h := registry.Hive{Name: n.NodeName, Mode: n.Mode, Labels: n.Labels, Status: registry.StatusStarting}
+	if n.Mode == registry.ModeNetwork {
+		h.SSH = &registry.SSHTarget{User: n.SSHUser, Host: n.SSHHost, Port: n.SSHPort, Identity: n.SSHKeyPath, HostKey: n.HostKey}
+	}
+	if err := a.f.reg.Put(ctx, h); err != nil {
+		return httpserver.Hive{}, err
+	}
+	if err := a.start(ctx, n.NodeName); err != nil {
+		_ = a.f.reg.Remove(context.WithoutCancel(ctx), n.NodeName)
+		a.f.manager.Forget(n.NodeName)
+		return httpserver.Hive{}, err
+	}
+	snap := a.f.reg.Snapshot()
+	rec, ok := snap.Hive(n.NodeName)
+	if !ok {
+		return httpserver.Hive{}, errNoNode
+	}
+	return hiveRecord(snap, rec), nil
+}
+
+// Remove implements httpserver.Hives.
+func (a *hivesAPI) Remove(ctx context.Context, node string) error {
+	if _, ok := a.f.reg.Snapshot().Hive(node); !ok {
+		return errNoNode
+	}
+	if err := a.f.manager.Stop(ctx, node, hivelifecycle.StopOptions{}); err != nil {
+		a.f.log.Warn("stop a hive that is removed", "node", node, "error", err)
+	}
+	a.f.manager.Forget(node)
+	a.f.links.forget(node)
+	return a.f.reg.Remove(ctx, node)
+}
+
+// Start implements httpserver.Hives.
+func (a *hivesAPI) Start(_ context.Context, node string) (string, error) {
+	return a.operate("start-"+node, node, func(ctx context.Context) error { return a.start(ctx, node) })
+}
+
+// Stop implements httpserver.Hives.
+func (a *hivesAPI) Stop(_ context.Context, node string) (string, error) {
+	return a.operate("stop-"+node, node, func(ctx context.Context) error {
+		return a.f.manager.Stop(ctx, node, hivelifecycle.StopOptions{Drain: 30 * time.Second})
+	})
+}
+
+type operationEnd struct {
+	Node    string `json:"node"`
+	State   string `json:"state"`
+	Code    string `json:"code,omitempty"`
+	Message string `json:"message"`
+}
+
+// operate runs something long in the background and publishes its steps and its end.
+func (a *hivesAPI) operate(prefix, node string, fn func(context.Context) error) (string, error) {
+	if _, ok := a.f.reg.Snapshot().Hive(node); !ok {
+		return "", errNoNode
+	}
+	id := fmt.Sprintf("%s-%s", prefix, newWorkerID()[2:])
+	a.bus.open(id)
+	a.bus.alias(node, id)
+	go func() {
+		ctx, cancel := context.WithTimeout(a.ctx, 10*time.Minute)
+		defer cancel()
+		end := operationEnd{Node: node, State: "done", Message: "done"}
+		if err := fn(ctx); err != nil {
+			end = operationEnd{Node: node, State: "failed", Code: codeOf(err), Message: err.Error()}
+		}
+		a.bus.alias(node, "")
+		a.bus.publish(id, "end", end, true)
+	}()
+	return id, nil
+}
+
+// Heartbeat implements httpserver.Hives, for hives that somebody else started.
+func (a *hivesAPI) Heartbeat(_ context.Context, node string, raw json.RawMessage) error {
+	var state hiveapi.State
+	if err := json.Unmarshal(raw, &state); err != nil {
+		return &codedError{code: "INVALID_REQUEST", msg: "a heartbeat is a hive's state as GET /v1/status gives it: " + err.Error()}
+	}
+	state.Node = node
+	report := registry.Report{Node: node, Epoch: state.Epoch, Seq: state.Seq, Full: true, Version: state.Version, Devices: devices(state.Devices),
+		Models: models(state.Models), DiskTotal: state.Disk.Total, DiskFree: state.Disk.Free}
+	for _, w := range state.Workers {
+		report.Workers = append(report.Workers, a.f.links.worker(node, w))
+	}
+	if err := a.f.reg.Apply(report); err != nil {
+		return err
+	}
+	a.f.mon.Watch(node)
+	a.f.mon.Beat(node)
+	return nil
+}
+
+// logsAPI reads the logs of hives and workers.
+type logsAPI struct{ f *fleet }
+
+var _ httpserver.Logs = (*logsAPI)(nil)
+
+// Logs implements httpserver.Logs. Without a node it is the hive of the worker, or the first hive that is connected.
+func (a *logsAPI) Logs(ctx context.Context, q httpserver.LogQuery) (io.ReadCloser, error) {
+	node := q.Node
+	snap := a.f.reg.Snapshot()
+	if node == "" && q.WorkerID != "" {
+		w, ok := snap.Worker(q.WorkerID)
+		if !ok {
+			return nil, errNoWorker
+		}
+		node = w.Node
+	}
+	if node == "" {
+		i := slices.IndexFunc(snap.Hives, func(h *registry.Hive) bool { _, ok := a.f.links.link(h.Name); return ok })
+		if i < 0 {
+			return nil, errNoNode
+		}
+		node = snap.Hives[i].Name
+	}
+	link, ok := a.f.links.link(node)
+	if !ok {
+		return nil, errNoNode
+	}
+	return link.client.Logs(ctx, hiveapi.LogQuery{WorkerID: q.WorkerID, Follow: q.Follow, Tail: q.Tail})
+}

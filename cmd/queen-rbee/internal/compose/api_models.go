@@ -1,0 +1,285 @@
+package compose
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/queen-rbee/queen-rbee/cmd/queen-rbee/internal/config"
+	"github.com/queen-rbee/queen-rbee/hivelifecycle/hiveapi"
+	"github.com/queen-rbee/queen-rbee/httpserver"
+	"github.com/queen-rbee/queen-rbee/provisioner"
+	"github.com/queen-rbee/queen-rbee/registry"
+	"github.com/queen-rbee/queen-rbee/scheduler"
+)
+
+// modelEntry is a configured model as the provisioner keeps it.
+func modelEntry(name string, m config.Model) provisioner.Entry {
+	return provisioner.Entry{Name: name, Ref: m.Ref, Engine: m.Engine, Slots: m.Slots, Context: m.Context, TTL: m.TTL.D(), Pin: m.Pin,
+		Workers: m.Workers, Set: m.Set, Strip: m.Strip, Args: m.Args}
+}
+
+// catalog resolves names and lists models: those that can be loaded and those that external servers have.
+type catalog struct {
+	f     *fleet
+	prov  *provisioner.Provisioner
+	since time.Time
+}
+
+var _ httpserver.Catalog = (*catalog)(nil)
+
+// resolve gives the entry behind a name that a client used.
+func (c *catalog) resolve(name string) (provisioner.Entry, error) {
+	e, err := c.prov.Resolve(name)
+	if err == nil {
+		return e, nil
+	}
+	for _, w := range c.f.reg.Snapshot().Workers {
+		if w.External && w.Model == name {
+			return provisioner.Entry{Name: name, Ref: w.ModelRef}, nil
+		}
+	}
+	return provisioner.Entry{}, err
+}
+
+// needs tells the scheduler what loading each model would take.
+func (c *catalog) needs(*registry.Snapshot) map[string]scheduler.Need {
+	out := map[string]scheduler.Need{}
+	for _, e := range c.prov.Entries() {
+		n := c.prov.Need(e.Ref, e.Slots, e.Context)
+		out[e.Name] = scheduler.Need{Memory: n.Memory, LoadBytes: n.LoadBytes, LoadTime: n.LoadTime, Slots: n.Slots, Devices: n.Devices,
+			Workers: e.Workers, TTL: e.TTL, Pin: e.Pin}
+	}
+	return out
+}
+
+// Names implements httpserver.Catalog.
+func (c *catalog) Names(context.Context) ([]httpserver.ModelName, error) {
+	snap := c.f.reg.Snapshot()
+	loaded := map[string]bool{}
+	for _, w := range snap.Workers {
+		if ready(w) {
+			loaded[w.Model] = true
+		}
+	}
+	seen := map[string]bool{}
+	out := []httpserver.ModelName{}
+	add := func(m httpserver.ModelName) {
+		if !seen[m.Name] {
+			seen[m.Name] = true
+			m.Created, m.Loaded = c.since, loaded[m.Name]
+			out = append(out, m)
+		}
+	}
+	for _, e := range c.prov.Catalog() {
+		owner := "rbee"
+		if strings.HasPrefix(e.Ref, "sim:") {
+			owner = "simulator"
+		}
+		add(httpserver.ModelName{Name: e.Name, Ref: e.Ref, OwnedBy: owner, SizeBytes: e.SizeBytes, SHA256: e.SHA256, ContextLength: e.ContextLength, Parameters: e.Parameters})
+	}
+	for _, w := range snap.Workers {
+		if w.External {
+			add(httpserver.ModelName{Name: w.Model, Ref: w.ModelRef, OwnedBy: w.ID})
+		}
+	}
+	slices.SortFunc(out, func(a, b httpserver.ModelName) int { return strings.Compare(a.Name, b.Name) })
+	return out, nil
+}
+
+// OnHives implements httpserver.Catalog.
+func (c *catalog) OnHives(_ context.Context, node string) ([]httpserver.Model, error) {
+	snap := c.f.reg.Snapshot()
+	if _, ok := snap.Hive(node); node != "" && !ok {
+		return nil, errNoNode
+	}
+	out := []httpserver.Model{}
+	for _, h := range snap.Hives {
+		if node != "" && h.Name != node {
+			continue
+		}
+		for _, m := range h.Models {
+			r := httpserver.Model{ModelRef: m.Ref, Node: h.Name, State: m.State, SizeBytes: m.SizeBytes, SHA256: m.SHA256, Progress: m.Progress,
+				ContextLength: m.ContextLength, Parameters: m.Parameters, MemoryEstimate: m.Memory, Message: m.Message}
+			for _, e := range c.prov.Entries() {
+				if e.Ref == m.Ref {
+					r.Model = e.Name
+				}
+			}
+			for _, w := range snap.Workers {
+				if w.Node == h.Name && w.ModelRef == m.Ref {
+					r.State = map[bool]string{true: "loaded", false: "loading"}[ready(w)]
+				}
+			}
+			out = append(out, r)
+		}
+	}
+	return out, nil
+}
+
+// Union implements httpserver.Catalog.
+func (c *catalog) Union(context.Context) ([]httpserver.Model, error) {
+	out := []httpserver.Model{}
+	for _, e := range c.prov.Catalog() {
+		n := c.prov.Need(e.Ref, e.Slots, e.Context)
+		m := httpserver.Model{Model: e.Name, ModelRef: e.Ref, State: "absent", SizeBytes: e.SizeBytes, SHA256: e.SHA256, ContextLength: e.ContextLength,
+			Parameters: e.Parameters, MemoryEstimate: n.Memory, Engine: e.Engine}
+		if len(e.Nodes) > 0 {
+			m.State, m.Node = "ready", strings.Join(e.Nodes, ",")
+		}
+		out = append(out, m)
+	}
+	return out, nil
+}
+
+// modelsAPI changes what models there are.
+type modelsAPI struct {
+	c   *catalog
+	f   *fleet
+	bus *bus
+	src *source
+	ctx context.Context
+}
+
+var _ httpserver.Models = (*modelsAPI)(nil)
+
+// Put implements httpserver.Models.
+func (a *modelsAPI) Put(ctx context.Context, name string, raw json.RawMessage) (httpserver.Model, error) {
+	var m config.Model
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&m); err != nil {
+		return httpserver.Model{}, &codedError{code: "INVALID_REQUEST", msg: "a model entry has the keys of the configuration (ref, engine, slots, ...): " + strings.TrimPrefix(err.Error(), "json: ")}
+	}
+	if err := a.c.prov.Put(ctx, modelEntry(name, m)); err != nil {
+		return httpserver.Model{}, err
+	}
+	a.src.refresh()
+	e, err := a.c.prov.Resolve(name)
+	if err != nil {
+		return httpserver.Model{}, err
+	}
+	return httpserver.Model{Model: e.Name, ModelRef: e.Ref, State: "absent", Engine: e.Engine, MemoryEstimate: a.c.prov.Need(e.Ref, e.Slots, e.Context).Memory}, nil
+}
+
+// Delete implements httpserver.Models.
+func (a *modelsAPI) Delete(ctx context.Context, name string) error {
+	if err := a.c.prov.Delete(ctx, name); err != nil {
+		return err
+	}
+	a.src.refresh()
+	return nil
+}
+
+// Download implements httpserver.Models.
+func (a *modelsAPI) Download(ctx context.Context, node, ref string) (string, error) {
+	e, err := a.f.entryFor(ref)
+	if err != nil {
+		return "", err
+	}
+	if node == "" {
+		if node, err = a.f.roomiest(); err != nil {
+			return "", err
+		}
+	} else if _, ok := a.f.reg.Snapshot().Hive(node); !ok {
+		return "", errNoNode
+	}
+	d, err := a.f.prov.Start(ctx, node, e.Ref)
+	if err != nil {
+		return "", err
+	}
+	a.bus.open(d.ID())
+	go func() {
+		for p := range d.Events(a.ctx) {
+			a.bus.publish(d.ID(), "progress", p, false)
+			a.bus.publish("", "download", p, false)
+		}
+		_, err := d.Wait(a.ctx)
+		end := operationEnd{Node: node, State: "ready", Message: e.Ref + " is on " + node}
+		if err != nil {
+			end = operationEnd{Node: node, State: "failed", Code: codeOf(err), Message: err.Error()}
+		}
+		a.bus.publish(d.ID(), "end", end, true)
+	}()
+	return d.ID(), nil
+}
+
+// Evict implements httpserver.Models.
+func (a *modelsAPI) Evict(ctx context.Context, node, ref string) error {
+	e, err := a.f.entryFor(ref)
+	if err != nil {
+		return err
+	}
+	if _, ok := a.f.reg.Snapshot().Hive(node); !ok {
+		return errNoNode
+	}
+	return a.f.prov.Evict(ctx, node, e.Ref)
+}
+
+// provHives lets the provisioner speak to the hives.
+type provHives struct{ f *fleet }
+
+var _ provisioner.Hives = (*provHives)(nil)
+
+// Nodes implements provisioner.Hives.
+func (p *provHives) Nodes() []string {
+	var out []string
+	for _, h := range p.f.reg.Snapshot().Hives {
+		if h.Status == registry.StatusOnline {
+			out = append(out, h.Name)
+		}
+	}
+	return out
+}
+
+func (p *provHives) link(node string) (*hiveLink, error) {
+	link, ok := p.f.links.link(node)
+	if !ok {
+		return nil, &codedError{code: "HIVE_FAILED", msg: fmt.Sprintf("hive %s is not connected: see rbee hive ls", node), after: 5 * time.Second}
+	}
+	return link, nil
+}
+
+// Models implements provisioner.Hives, from what the hive told last.
+func (p *provHives) Models(_ context.Context, node string) ([]provisioner.Model, error) {
+	h, ok := p.f.reg.Snapshot().Hive(node)
+	if !ok {
+		return nil, errNoNode
+	}
+	out := make([]provisioner.Model, len(h.Models))
+	for i, m := range h.Models {
+		out[i] = provisioner.Model{Ref: m.Ref, Node: node, State: m.State, SizeBytes: m.SizeBytes, SHA256: m.SHA256, Progress: m.Progress,
+			ContextLength: m.ContextLength, Parameters: m.Parameters}
+	}
+	return out, nil
+}
+
+// Provision implements provisioner.Hives.
+func (p *provHives) Provision(ctx context.Context, node string, spec provisioner.Spec, progress func(provisioner.Progress)) (provisioner.Model, error) {
+	link, err := p.link(node)
+	if err != nil {
+		return provisioner.Model{}, err
+	}
+	m, err := link.client.Provision(ctx, hiveapi.ProvisionRequest{ModelRef: spec.Ref, SHA256: spec.SHA256}, func(h hiveapi.Progress) {
+		progress(provisioner.Progress{ID: h.ID, Node: node, Ref: h.ModelRef, State: provisioner.DownloadState(h.State), BytesDone: h.BytesDone,
+			BytesTotal: h.BytesTotal, Rate: h.Rate, ETASeconds: h.ETASeconds, Message: h.Message, Code: h.Code, At: time.Now()})
+	})
+	if err != nil {
+		return provisioner.Model{}, err
+	}
+	return provisioner.Model{Ref: m.ModelRef, Node: node, State: string(m.State), SizeBytes: m.SizeBytes, SHA256: m.SHA256,
+		ContextLength: int(m.ContextLength), Parameters: m.Parameters}, nil
+}
+
+// Evict implements provisioner.Hives.
+func (p *provHives) Evict(ctx context.Context, node, ref string) error {
+	link, err := p.link(node)
+	if err != nil {
+		return err
+	}
+	return link.client.EvictModel(ctx, ref)
+}

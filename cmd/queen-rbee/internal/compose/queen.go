@@ -1,0 +1,441 @@
+package compose
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/queen-rbee/queen-rbee/admission"
+	"github.com/queen-rbee/queen-rbee/auth"
+	"github.com/queen-rbee/queen-rbee/cmd/queen-rbee/internal/config"
+	"github.com/queen-rbee/queen-rbee/eviction"
+	"github.com/queen-rbee/queen-rbee/hivelifecycle"
+	"github.com/queen-rbee/queen-rbee/hivelifecycle/hiveapi"
+	"github.com/queen-rbee/queen-rbee/httpserver"
+	"github.com/queen-rbee/queen-rbee/metrics"
+	"github.com/queen-rbee/queen-rbee/metrics/prommetrics"
+	"github.com/queen-rbee/queen-rbee/monitor"
+	"github.com/queen-rbee/queen-rbee/provisioner"
+	"github.com/queen-rbee/queen-rbee/queue"
+	"github.com/queen-rbee/queen-rbee/registry"
+	"github.com/queen-rbee/queen-rbee/remote"
+	"github.com/queen-rbee/queen-rbee/router"
+	"github.com/queen-rbee/queen-rbee/scheduler"
+	"github.com/queen-rbee/queen-rbee/sserelay"
+)
+
+// Options of a Queen beside its configuration.
+type Options struct {
+	Version string
+	Log     *slog.Logger
+	// LeaveHives leaves local hives and their workers running when the queen ends, for the next one to adopt.
+	LeaveHives bool
+}
+
+// Queen is the whole program. Make one with New, run it with Run.
+type Queen struct {
+	cfg *config.Config
+	o   Options
+	log *slog.Logger
+
+	stores  *stores
+	reg     *registry.Registry
+	links   *hiveLinks
+	manager *hivelifecycle.Manager
+	pool    *remote.Pool
+	mon     *monitor.Monitor
+	adm     *admission.Controller
+	keys    *auth.Keys
+	audit   *auth.Audit
+	prov    *provisioner.Provisioner
+	q       *queue.Queue
+	src     *source
+	sched   *scheduler.Scheduler
+	door    *schedDoor
+	hub     *sserelay.Hub
+	rt      *router.Router
+	fleet   *fleet
+	catalog *catalog
+	live    *live
+	server  *httpserver.Server
+	prom    *prommetrics.Provider
+	met     *metrics.Instruments
+	bus     *bus
+	wait    waits
+
+	life     context.Context // ends when everything has to stop
+	kill     context.CancelFunc
+	wg       sync.WaitGroup
+	shutdown chan bool // cascade
+	ready    chan struct{}
+}
+
+// New opens the stores and puts the parts together. Nothing runs yet.
+func New(ctx context.Context, cfg *config.Config, o Options) (_ *Queen, err error) {
+	q := &Queen{cfg: cfg, o: o, log: o.Log, live: newLive(), bus: newBus(), shutdown: make(chan bool, 1), ready: make(chan struct{})}
+	q.life, q.kill = context.WithCancel(context.WithoutCancel(ctx))
+	defer func() {
+		if err != nil {
+			q.close()
+		}
+	}()
+	if err = os.MkdirAll(cfg.DataDir, 0o700); err != nil {
+		return nil, fmt.Errorf("make the data directory: %w", err)
+	}
+	if q.stores, err = openStores(ctx, cfg.Store, cfg.DataDir, cfg.Listen, o.Log); err != nil {
+		return nil, err
+	}
+	for _, step := range []func(context.Context) error{q.newTelemetry, q.newAccess, q.newFleet, q.newRouting, q.newServer} {
+		if err = step(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return q, nil
+}
+
+func (q *Queen) newTelemetry(ctx context.Context) (err error) {
+	q.prom, err = prommetrics.New(ctx, prommetrics.Options{Version: q.o.Version, NoPrometheus: !q.cfg.Telemetry.Prometheus,
+		OTLPEndpoint: q.cfg.Telemetry.OTLPEndpoint, OnError: func(err error) { q.log.Warn("telemetry", "error", err) }})
+	if err != nil {
+		return err
+	}
+	q.met, err = metrics.New(q.prom.Meter(), q.prom.Tracer(), metrics.Options{Version: q.o.Version})
+	return err
+}
+
+// newAccess opens keys, audit log and tenants.
+func (q *Queen) newAccess(ctx context.Context) (err error) {
+	if q.audit, err = auth.OpenAudit(ctx, filepath.Join(q.cfg.DataDir, "audit.jsonl"), q.stores.auth, nil); err != nil {
+		return err
+	}
+	if q.keys, err = auth.New(ctx, q.stores.auth, auth.Options{Logger: q.log, Audit: q.audit}); err != nil {
+		return err
+	}
+	if err = auth.CheckListen(q.cfg.Listen, q.keys.Any()); err != nil {
+		return err
+	}
+	// the queue is opened here since admission wants to know what was served before a crash
+	q.q = queue.New(q.stores.jobs, queue.Options{Max: q.cfg.Queue.Max, Retention: q.cfg.Queue.Retention.D(), KeepPayloads: q.cfg.Queue.KeepPayloads, Logger: q.log})
+	depth := admission.DepthFunc(func(model string) admission.Load {
+		if q.rt == nil {
+			return admission.Load{Idle: true}
+		}
+		return q.load(model)
+	})
+	served, err := q.served(ctx)
+	if err != nil {
+		return err
+	}
+	q.adm, err = admission.New(ctx, q.stores.adm, depth, admission.Options{Default: limits(q.cfg.Limits["default"]), Logger: q.log,
+		Served: served, OnRefuse: func(code string) { q.met.Rejected(q.life, code) }})
+	if err != nil {
+		return err
+	}
+	for name, l := range q.cfg.Limits {
+		if name != "default" {
+			if err := q.adm.SetTenant(ctx, admission.Tenant{ID: name, Limits: limits(l)}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func limits(l config.Limits) admission.Limits {
+	return admission.Limits{RPM: l.RPM, TPM: l.TPM, Concurrent: l.Concurrent, TokensPerDay: l.TokensPerDay, Models: l.Models}
+}
+
+// newFleet makes registry, monitor, hives and models.
+func (q *Queen) newFleet(ctx context.Context) (err error) {
+	if q.reg, err = registry.New(ctx, q.stores.registry, registry.Options{Logger: q.log}); err != nil {
+		return err
+	}
+	q.src = newSource(q.reg)
+	q.mon = monitor.New(&monitorReport{q}, monitor.Options{Logger: q.log, Prober: &hiveProber{q}, Failover: q.failover})
+	q.links = &hiveLinks{log: q.log, reg: q.reg, mon: q.mon, ctx: q.life, links: map[string]*hiveLink{}, workers: map[string]hiveapi.Worker{}}
+	q.pool = remote.NewPool(remote.Options{Log: q.log, KeyDir: q.cfg.SSH.KeyDir})
+	q.manager, err = hivelifecycle.New(q.links, hivelifecycle.Options{DataDir: q.cfg.DataDir, Connector: &connector{q.pool}, Version: q.o.Version,
+		Log: q.log, LeaveRunning: q.o.LeaveHives, BundleDir: bundleDir(), Events: q.step})
+	if err != nil {
+		return err
+	}
+	q.fleet = &fleet{log: q.log, reg: q.reg, links: q.links, manager: q.manager, src: q.src, mon: q.mon, met: q.met,
+		engines: q.cfg.Engines, externals: newExternals(q.cfg.Externals), inFlight: func(string) int { return 0 }}
+	for _, x := range q.fleet.externals {
+		if err := q.reg.PutWorker(x.worker); err != nil {
+			return fmt.Errorf("external %s: %w", x.worker.ID, err)
+		}
+	}
+	entries := make([]provisioner.Entry, 0, len(q.cfg.Models))
+	for name, m := range q.cfg.Models {
+		entries = append(entries, modelEntry(name, m))
+	}
+	q.prov, err = provisioner.New(ctx, &provHives{q.fleet}, q.stores.models, provisioner.Options{Entries: entries, Aliases: q.cfg.Aliases, Logger: q.log,
+		Token: hubToken})
+	if err != nil {
+		return err
+	}
+	q.fleet.prov = q.prov
+	q.catalog = &catalog{f: q.fleet, prov: q.prov, since: time.Now()}
+	q.src.needs = q.catalog.needs
+	q.src.ejected = func(id string) bool { _, out := q.mon.Ejected(id); return out }
+	q.src.pool = q.mon.Pool
+	q.src.refresh()
+	return q.putHives(ctx)
+}
+
+// putHives writes the configured hives into the registry; what it already knows of them stays.
+func (q *Queen) putHives(ctx context.Context) error {
+	for _, h := range *q.cfg.Hives {
+		rec := registry.Hive{Name: h.Name, Mode: h.Mode, Address: h.Address, Labels: h.Labels, Budget: h.Budget, Status: registry.StatusStarting}
+		if h.Mode == registry.ModeNetwork {
+			t, err := sshTarget(h)
+			if err != nil {
+				return err
+			}
+			rec.SSH = &registry.SSHTarget{User: t.User, Host: t.Host, Port: t.Port, Identity: h.Identity, HostKey: h.HostKey}
+		}
+		if err := q.reg.Put(ctx, rec); err != nil {
+			return fmt.Errorf("hive %s: %w", h.Name, err)
+		}
+	}
+	return nil
+}
+
+// newRouting makes scheduler, relay and router.
+func (q *Queen) newRouting(context.Context) error {
+	ev := &evictor{policy: eviction.GDSF, now: time.Now, uses: func(string) float64 { return 1 },
+		reload: func(model string) float64 {
+			n := q.src.Snapshot().Needs[model]
+			if n.LoadTime > 0 {
+				return n.LoadTime.Seconds()
+			}
+			return float64(n.LoadBytes) / 1e9
+		}}
+	policy, immutable, err := q.policy()
+	if err != nil {
+		return err
+	}
+	q.sched = scheduler.New(q.src, scheduler.Options{Policy: policy, Immutable: immutable, Evictor: ev, Logger: q.log, Seed: 1})
+	q.hub = sserelay.NewHub(q.stores.journal, sserelay.Options{Logger: q.log,
+		OnCut:     func(string) { q.met.StreamAborted(q.life, "client") },
+		OnJournal: func(job string, err error) { q.log.Error("journal", "job", job, "error", err) }})
+	q.door = &schedDoor{s: q.sched, workers: q.fleet.worker, met: q.met, devices: map[string]string{},
+		needs: func(model string) (scheduler.Need, bool) { n, ok := q.src.Snapshot().Needs[model]; return n, ok }}
+	q.fleet.device = q.door.device
+	qd := &queueDoor{q: q.q, live: q.live, restore: q.restore}
+	t := q.cfg.Timeouts
+	q.rt = router.New(q.door, qd, q.fleet, q.fleet, &streams{hub: q.hub, sched: q.sched, met: q.met}, router.Options{
+		FirstToken: t.FirstToken.D(), InterToken: t.InterToken.D(), QueueTimeout: q.cfg.Queue.Timeout.D(), Reattach: q.cfg.Queue.Reattach.D(),
+		MaxWaiting: q.cfg.Queue.Max, LoadBase: loadTime(t.Load), NewID: q.q.NewID, Log: q.log, Ready: q.ready,
+		Hooks: router.Hooks{OnDone: q.done, OnRetry: func(_ *router.Job, _ string, continued bool, _ error) {
+			if continued {
+				q.met.Rescued(q.life, "continue")
+			} else {
+				q.met.Retried(q.life, "worker")
+			}
+		}}})
+	return nil
+}
+
+func loadTime(s string) time.Duration {
+	d, err := time.ParseDuration(s)
+	if err != nil {
+		return 0 // auto
+	}
+	return d
+}
+
+// newServer makes the HTTP face.
+func (q *Queen) newServer(context.Context) (err error) {
+	sub := &submitter{adm: q.adm, rt: q.rt, q: q.q, live: q.live, hub: q.hub, met: q.met, resolve: q.catalog.resolve, modelWait: q.cfg.Timeouts.ModelWait.D()}
+	guard := &auth.Guard{Keys: q.keys, RequireKey: q.cfg.Auth.Mode == "keys", Loopback: auth.IsLoopback(q.cfg.Listen)}
+	hives := &hivesAPI{f: q.fleet, bus: q.bus, start: q.startHive, ctx: q.life}
+	q.server, err = httpserver.New(sub, &authDoor{guard}, httpserver.Options{
+		Jobs: &jobs{q: q.q, rt: q.rt, sched: q.sched, sub: sub}, Catalog: q.catalog,
+		Models:  &modelsAPI{c: q.catalog, f: q.fleet, bus: q.bus, src: q.src, ctx: q.life},
+		Workers: &workersAPI{f: q.fleet, mon: q.mon, ctx: q.life}, Hives: hives, Feed: q.bus, Logs: &logsAPI{q.fleet},
+		Policies: &policiesAPI{q}, Tenants: &tenantsAPI{q.adm}, Keys: &keysAPI{q.keys}, Targets: &targets{q},
+		Doctor: &doctor{reg: q.reg, dataDir: q.cfg.DataDir, ping: func(ctx context.Context) error { _, err := q.q.Counts(ctx); return err }},
+		Admin:  &adminAPI{stop: q.Stop}, Ready: q.isReady, Metrics: q.prom.Handler(), EngineMetrics: http.HandlerFunc(q.engineMetrics),
+		Version: q.o.Version, Log: q.log})
+	return err
+}
+
+// hubToken is the operator's credential for the model hub; it goes with each download and is kept nowhere.
+func hubToken(ref provisioner.Ref) string {
+	if ref.Scheme == provisioner.SchemeHF {
+		return os.Getenv("HF_TOKEN")
+	}
+	return ""
+}
+
+// Stop begins the end of Run; with cascade the hives that were started end too, whatever Options.LeaveHives says.
+func (q *Queen) Stop(cascade bool) {
+	select {
+	case q.shutdown <- cascade:
+	default:
+	}
+}
+
+var errNotReady = errors.New("the hives have not been heard of yet")
+
+func (q *Queen) isReady(context.Context) error {
+	select {
+	case <-q.ready:
+		return nil
+	default:
+		return errNotReady
+	}
+}
+
+// Run serves on the listener until ctx ends or Stop is called, then drains. It returns when everything that it started
+// has ended.
+func (q *Queen) Run(ctx context.Context, l net.Listener, serving func()) error {
+	defer q.close()
+	background := func(name string, fn func(context.Context) error) {
+		q.wg.Go(func() {
+			if err := fn(q.life); err != nil && q.life.Err() == nil {
+				q.log.Error(name+" ended", "error", err)
+			}
+		})
+	}
+	background("monitor", q.mon.Run)
+	background("admission", q.adm.Run)
+	changes := q.reg.Watch(q.life)
+	background("fleet", func(ctx context.Context) error { return q.src.run(ctx, changes, q.fleetChanged) })
+	background("feed", q.watchJobs)
+	background("hives", q.startHives)
+	background("router", q.rt.Run)
+	background("keeper", q.keep)
+	background("externals", q.probeExternals)
+	stop, err := q.met.ObserveFleet(q.gauges)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = stop() }()
+
+	serveErr := make(chan error, 1)
+	go func() { serveErr <- q.server.Serve(q.life, l) }()
+	serving()
+	leave := q.o.LeaveHives
+	select {
+	case err = <-serveErr:
+	case <-ctx.Done():
+	case cascade := <-q.shutdown:
+		leave = leave && !cascade
+	}
+	q.drain(leave)
+	return err
+}
+
+// drain lets what is under way finish for as long as the configuration allows.
+func (q *Queen) drain(leave bool) {
+	ctx, cancel := context.WithTimeout(context.Background(), q.cfg.Timeouts.Drain.D())
+	defer cancel()
+	q.server.Refuse()
+	if err := q.rt.Drain(ctx); err != nil {
+		q.log.Warn("drain", "error", err)
+	}
+	last, cancelLast := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancelLast()
+	if err := q.hub.Close(last); err != nil {
+		q.log.Warn("streams", "error", err)
+	}
+	if err := q.server.Drain(last); err != nil {
+		q.log.Warn("http", "error", err)
+	}
+	if !leave {
+		hives, cancelHives := context.WithTimeout(context.Background(), 20*time.Second)
+		defer cancelHives()
+		if err := q.manager.StopAll(hives, hivelifecycle.StopOptions{Grace: 8 * time.Second}); err != nil {
+			q.log.Warn("hives", "error", err)
+		}
+	}
+}
+
+// Close releases a queen that is not run.
+func (q *Queen) Close() { q.close() }
+
+// Reload takes over what may change while the queen runs: models, aliases, tenants' limits and hives that are new.
+func (q *Queen) Reload(ctx context.Context, cfg *config.Config) error {
+	entries := make([]provisioner.Entry, 0, len(cfg.Models))
+	for name, m := range cfg.Models {
+		entries = append(entries, modelEntry(name, m))
+	}
+	if err := q.prov.Configure(ctx, entries, cfg.Aliases); err != nil {
+		return err
+	}
+	for name, l := range cfg.Limits {
+		if name == "default" {
+			continue
+		}
+		if err := q.adm.SetTenant(ctx, admission.Tenant{ID: name, Limits: limits(l)}); err != nil {
+			return err
+		}
+	}
+	old := map[string]bool{}
+	for _, h := range *q.cfg.Hives {
+		old[h.Name] = true
+	}
+	q.cfg.Hives = cfg.Hives
+	if err := q.putHives(ctx); err != nil {
+		return err
+	}
+	for _, h := range *cfg.Hives {
+		if !old[h.Name] {
+			q.wg.Go(func() {
+				if err := q.startHive(q.life, h.Name); err != nil {
+					q.log.Error("hive does not start", "node", h.Name, "error", err)
+				}
+			})
+		}
+	}
+	q.src.refresh()
+	q.log.Info("configuration reloaded")
+	return nil
+}
+
+// close ends and releases everything, in the order in which things depend on each other.
+func (q *Queen) close() {
+	if q.manager != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		_ = q.manager.Close(ctx)
+		cancel()
+	}
+	q.kill()
+	q.wg.Wait()
+	if q.links != nil {
+		q.links.wg.Wait()
+	}
+	if q.prov != nil {
+		_ = q.prov.Close()
+	}
+	if q.pool != nil {
+		_ = q.pool.Close()
+	}
+	if q.q != nil {
+		_ = q.q.Close()
+	}
+	if q.reg != nil {
+		_ = q.reg.Close()
+	}
+	if q.audit != nil {
+		_ = q.audit.Close()
+	}
+	if q.prom != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		_ = q.prom.Shutdown(ctx)
+		cancel()
+	}
+	if q.stores != nil {
+		q.stores.close()
+	}
+}

@@ -1,0 +1,213 @@
+package compose
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/queen-rbee/queen-rbee/queue"
+	"github.com/queen-rbee/queen-rbee/router"
+)
+
+// queueDoor lets the router speak to the queue.
+type queueDoor struct {
+	q       *queue.Queue
+	live    *live
+	restore func(*router.Job, *entry) // takes up what admission must know of a job found at start
+}
+
+var _ router.Queue = (*queueDoor)(nil)
+
+// payload is what the store keeps of a job beside its columns: this header on one line, then the body.
+type payload struct {
+	Surface     router.Surface    `json:"s"`
+	Path        string            `json:"p,omitempty"`
+	ContentType string            `json:"c,omitempty"`
+	Session     string            `json:"a,omitempty"`
+	Node        string            `json:"n,omitempty"`
+	Stream      bool              `json:"t,omitempty"`
+	MaxTokens   int               `json:"m,omitempty"`
+	Correlation string            `json:"i,omitempty"`
+	Set         map[string]string `json:"set,omitempty"`
+	Strip       []string          `json:"strip,omitempty"`
+	PromptAt    [2]int            `json:"b,omitempty"` // where the prompt stands in the body
+}
+
+func encodePayload(j *router.Job) ([]byte, error) {
+	p := payload{Surface: j.Surface, Path: j.Path, ContentType: j.ContentType, Session: j.Session, Node: j.Node, Stream: j.Stream,
+		MaxTokens: j.MaxTokens, Correlation: j.CorrelationID, Set: j.Set, Strip: j.Strip}
+	if i := bytes.Index(j.Body, j.Prompt); i > 0 && len(j.Prompt) > 0 {
+		p.PromptAt = [2]int{i, i + len(j.Prompt)}
+	}
+	head, err := json.Marshal(p)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]byte, 0, len(head)+1+len(j.Body))
+	out = append(out, head...)
+	out = append(out, '\n')
+	return append(out, j.Body...), nil
+}
+
+func decodePayload(q *queue.Job) (*router.Job, error) {
+	head, body, ok := bytes.Cut(q.Payload, []byte{'\n'})
+	var p payload
+	if err := json.Unmarshal(head, &p); err != nil || !ok {
+		return nil, fmt.Errorf("job %s: its payload cannot be read", q.ID)
+	}
+	j := &router.Job{ID: q.ID, Tenant: q.Tenant, Model: q.Model, ModelRef: q.ModelRef, Priority: q.Priority, Session: p.Session, Node: p.Node,
+		Surface: p.Surface, Path: p.Path, Body: body, ContentType: p.ContentType, Stream: p.Stream, Detached: q.Detached,
+		Submitted: q.Submitted, Deadline: q.Deadline, PromptTokens: q.PromptTokens, MaxTokens: p.MaxTokens,
+		IdempotencyKey: q.IdempotencyKey, CorrelationID: p.Correlation, Set: p.Set, Strip: p.Strip, Attempt: q.Attempt}
+	if a, b := p.PromptAt[0], p.PromptAt[1]; a >= 0 && b > a && b <= len(body) {
+		j.Prompt = body[a:b]
+	}
+	return j, nil
+}
+
+// Submit implements router.Queue.
+func (d *queueDoor) Submit(j *router.Job, running bool, worker, node string) (router.Pending, error) {
+	data, err := encodePayload(j)
+	if err != nil {
+		return nil, err
+	}
+	job := queue.Job{ID: j.ID, Tenant: j.Tenant, Model: j.Model, ModelRef: j.ModelRef, Priority: j.Priority, State: queue.Queued,
+		Submitted: j.Submitted, Deadline: j.Deadline, PromptTokens: j.PromptTokens, IdempotencyKey: j.IdempotencyKey,
+		Detached: j.Detached, Payload: data}
+	e := entryOf(j)
+	if e != nil {
+		job.Fingerprint = e.fingerprint
+	}
+	if running {
+		job.State, job.Worker, job.Node = queue.Running, worker, node
+	}
+	t, err := d.q.Submit(job)
+	if err != nil {
+		return nil, err
+	}
+	if e != nil {
+		e.setLease(t.Job().Lease)
+		e.commit = t
+	}
+	return t, nil
+}
+
+func entryOf(j *router.Job) *entry {
+	if w, ok := j.Aux.(*work); ok {
+		return w.entry
+	}
+	return nil
+}
+
+// Claim implements router.Queue.
+func (d *queueDoor) Claim(ctx context.Context, id, worker, node string) error {
+	job, err := d.q.Claim(ctx, id, worker, node)
+	switch {
+	case errors.Is(err, queue.ErrConflict), errors.Is(err, queue.ErrNotFound):
+		return fmt.Errorf("%w: %w", router.ErrConflict, err)
+	case err != nil:
+		return err
+	}
+	if e, ok := d.live.get(id); ok {
+		e.setLease(job.Lease)
+	}
+	return nil
+}
+
+// Started implements router.Queue. The worker of a later attempt is written with the result: no write of its own.
+func (d *queueDoor) Started(context.Context, string, string, string, int) error { return nil }
+
+// Requeue implements router.Queue.
+func (d *queueDoor) Requeue(ctx context.Context, id string) error {
+	e, ok := d.live.get(id)
+	if !ok {
+		return queue.ErrNotFound
+	}
+	return d.q.Release(ctx, e.getLease(), queue.ReleaseOptions{})
+}
+
+// Finish implements router.Queue.
+func (d *queueDoor) Finish(ctx context.Context, id string, r router.Result) error {
+	res := queue.Result{State: queue.State(r.State), Worker: r.Worker, Node: r.Node, Started: r.Started, FirstToken: r.FirstToken,
+		Completed: r.Completed, PromptTokens: r.PromptTokens, CachedTokens: r.CachedTokens, TokensOut: r.TokensOut,
+		ErrorCode: r.Code, ErrorMessage: r.Message}
+	e, ok := d.live.get(id)
+	if !ok {
+		return queue.ErrNotFound
+	}
+	lease := e.getLease()
+	if lease.Job == "" {
+		return d.finishWaiting(ctx, id, res)
+	}
+	return d.q.FinishLazy(lease, res)
+}
+
+// finishWaiting ends a job that is still in the line.
+func (d *queueDoor) finishWaiting(ctx context.Context, id string, res queue.Result) error {
+	if res.State == queue.Cancelled {
+		_, err := d.q.Cancel(ctx, id)
+		return err
+	}
+	job, err := d.q.Claim(ctx, id, "", "")
+	if err == nil {
+		return d.q.FinishLazy(job.Lease, res)
+	}
+	if errors.Is(err, queue.ErrConflict) { // it expired, was cancelled, or is paused
+		_, err = d.q.Cancel(ctx, id)
+	}
+	return err
+}
+
+// Line implements router.Queue.
+func (d *queueDoor) Line(ctx context.Context, limit int) ([]*router.Job, error) {
+	jobs, err := d.q.Line(ctx, limit)
+	if err != nil {
+		return nil, err
+	}
+	return d.jobs(ctx, jobs), nil
+}
+
+// Recover implements router.Queue.
+func (d *queueDoor) Recover(ctx context.Context) ([]*router.Job, error) {
+	jobs, err := d.q.Recover(ctx)
+	if err != nil {
+		return nil, err
+	}
+	running := jobs[:0]
+	for _, j := range jobs {
+		if j.State == queue.Running {
+			running = append(running, j)
+		}
+	}
+	return d.jobs(ctx, running), nil
+}
+
+// jobs gives the router's form of stored jobs: the one that is live already, or a new one.
+func (d *queueDoor) jobs(ctx context.Context, list []queue.Job) []*router.Job {
+	out := make([]*router.Job, 0, len(list))
+	for i := range list {
+		if e, ok := d.live.get(list[i].ID); ok {
+			out = append(out, e.job)
+			continue
+		}
+		j, err := decodePayload(&list[i])
+		if err != nil { // written by something else, or damaged: it can never run
+			if list[i].Lease.Job != "" {
+				_ = d.q.Finish(ctx, list[i].Lease, queue.Result{State: queue.Failed, ErrorCode: "INTERNAL", ErrorMessage: "the stored request cannot be read", Completed: time.Now()})
+			} else {
+				_, _ = d.q.Cancel(ctx, list[i].ID)
+			}
+			continue
+		}
+		e := &entry{job: j}
+		e.setLease(list[i].Lease)
+		j.Aux = &work{entry: e}
+		d.live.put(j.ID, e)
+		d.restore(j, e)
+		out = append(out, j)
+	}
+	return out
+}

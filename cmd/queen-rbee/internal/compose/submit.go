@@ -1,0 +1,272 @@
+package compose
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"math"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/queen-rbee/queen-rbee/admission"
+	"github.com/queen-rbee/queen-rbee/httpserver"
+	"github.com/queen-rbee/queen-rbee/metrics"
+	"github.com/queen-rbee/queen-rbee/provisioner"
+	"github.com/queen-rbee/queen-rbee/queue"
+	"github.com/queen-rbee/queen-rbee/router"
+	"github.com/queen-rbee/queen-rbee/sserelay"
+)
+
+// submitter takes a request through admission to the router.
+type submitter struct {
+	adm       *admission.Controller
+	rt        *router.Router
+	q         *queue.Queue
+	live      *live
+	hub       *sserelay.Hub
+	met       *metrics.Instruments
+	resolve   func(name string) (provisioner.Entry, error)
+	modelWait time.Duration
+}
+
+var _ httpserver.Submitter = (*submitter)(nil)
+
+// Submit implements httpserver.Submitter.
+func (s *submitter) Submit(ctx context.Context, r *httpserver.Request) (httpserver.Job, error) {
+	entry0, err := s.resolve(r.Model)
+	if err != nil {
+		return nil, err
+	}
+	id := s.q.NewID()
+	prompt := (r.PromptChars + 3) / 4
+	grant, err := s.adm.Admit(ctx, admission.Request{ID: id, Tenant: r.Identity.Tenant, Model: r.Model, Batch: r.Priority == httpserver.PriorityBatch,
+		PromptTokens: int64(prompt), MaxTokens: int64(r.MaxTokens), Deadline: r.Deadline})
+	if err != nil {
+		return nil, refusal(err)
+	}
+	j := &router.Job{ID: id, Tenant: r.Identity.Tenant, Model: entry0.Name, ModelRef: entry0.Ref, Priority: r.Priority, Session: r.Session,
+		Node: r.Node, Surface: surfaces[r.Surface], Path: r.Path, Body: r.Body, ContentType: r.ContentType, Prompt: r.Prompt, Stream: r.Stream,
+		Detached: r.Detach, Deadline: r.Deadline, Submitted: time.Now(), PromptTokens: prompt, MaxTokens: r.MaxTokens,
+		IdempotencyKey: r.IdempotencyKey, CorrelationID: r.CorrelationID, Traceparent: r.Traceparent, Strip: entry0.Strip, Set: rawValues(entry0.Set)}
+	e := &entry{job: j, grant: grant, fingerprint: r.BodyHash}
+	j.Aux = &work{entry: e}
+	s.live.put(id, e)
+	s.met.RequestStart(ctx, j.Surface.String())
+	h, err := s.rt.Submit(ctx, j)
+	if err != nil {
+		s.live.drop(id)
+		grant.Settle(admission.Usage{})
+		s.met.RequestDone(ctx, metrics.Request{Operation: j.Surface.String(), Model: j.Model, Status: http.StatusServiceUnavailable, Code: codeOf(err)})
+		var dup *queue.DuplicateError
+		if errors.As(err, &dup) {
+			return s.attach(ctx, dup.First.ID)
+		}
+		return nil, err
+	}
+	return &job{s: s, id: id, h: h, limits: limitHeaders(grant.Remaining())}, nil
+}
+
+var surfaces = map[httpserver.Surface]router.Surface{
+	httpserver.SurfaceChat: router.Chat, httpserver.SurfaceCompletions: router.Completion, httpserver.SurfaceEmbeddings: router.Embeddings,
+	httpserver.SurfaceTask: router.Native, httpserver.SurfaceOllamaChat: router.OllamaChat, httpserver.SurfaceOllamaGenerate: router.OllamaGenerate,
+	httpserver.SurfaceRaw: router.Raw,
+}
+
+func rawValues(set map[string]any) map[string]string {
+	if len(set) == 0 {
+		return nil
+	}
+	out := make(map[string]string, len(set))
+	for k, v := range set {
+		if b, err := json.Marshal(v); err == nil {
+			out[k] = string(b)
+		}
+	}
+	return out
+}
+
+// attach gives a reader for a job that was submitted before: live, finished, or found at start.
+func (s *submitter) attach(ctx context.Context, id string) (httpserver.Job, error) {
+	if st, ok := s.hub.Lookup(id); ok {
+		return &job{s: s, id: id, st: st}, nil
+	}
+	if _, ok := s.live.get(id); !ok {
+		st, err := s.hub.Replay(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		return &job{s: s, id: id, st: st}, nil
+	}
+	if h, ok := s.rt.Handle(id); ok {
+		return &job{s: s, id: id, h: h}, nil
+	}
+	return nil, &codedError{code: "JOB_NOT_FOUND", msg: "the job has just ended: ask again"}
+}
+
+// job is one reader's view of a job.
+type job struct {
+	s      *submitter
+	id     string
+	h      *router.Handle   // of a job that was submitted by this process
+	st     *sserelay.Stream // else
+	limits http.Header
+}
+
+var _ httpserver.Job = (*job)(nil)
+
+func (j *job) ID() string          { return j.id }
+func (j *job) Limits() http.Header { return j.limits }
+
+func (j *job) Position() int {
+	if j.h == nil {
+		return 0
+	}
+	return j.h.Position()
+}
+
+func (j *job) Committed(ctx context.Context) error {
+	if j.h == nil {
+		return nil
+	}
+	return j.h.Committed(ctx)
+}
+
+func (j *job) stream() (*sserelay.Stream, error) {
+	if j.st != nil {
+		return j.st, nil
+	}
+	st, err := j.h.Stream()
+	if err != nil {
+		return nil, err
+	}
+	j.st = st.(*stream).Stream
+	return j.st, nil
+}
+
+var formats = map[string]sserelay.Format{
+	httpserver.FormatNative: sserelay.FormatNative, httpserver.FormatChat: sserelay.FormatChat, httpserver.FormatCompletion: sserelay.FormatCompletion,
+	httpserver.FormatOllamaChat: sserelay.FormatOllamaChat, httpserver.FormatOllamaGenerate: sserelay.FormatOllamaGenerate, httpserver.FormatRaw: sserelay.FormatRaw,
+}
+
+func (j *job) view(v httpserver.View) sserelay.View {
+	f, ok := formats[v.Format]
+	if v.Format == httpserver.FormatOpenAI || !ok {
+		f = j.openAI()
+	}
+	return sserelay.View{Format: f, IDs: v.IDs, IncludeUsage: v.IncludeUsage, LastEventID: v.LastEventID, Model: v.Model, OnHeaders: func(h http.Header) {
+		j.mark(h)
+		if v.OnHeaders != nil {
+			v.OnHeaders(h)
+		}
+	}}
+}
+
+// openAI is the OpenAI view that the job's own client has: completion chunks for a completion, else chat chunks.
+func (j *job) openAI() sserelay.Format {
+	if e, ok := j.s.live.get(j.id); ok {
+		if e.job.Surface == router.Completion {
+			return sserelay.FormatCompletion
+		}
+		return sserelay.FormatChat
+	}
+	rec, err := j.s.q.Get(context.Background(), j.id)
+	if err == nil {
+		if old, err := decodePayload(&rec); err == nil && old.Surface == router.Completion {
+			return sserelay.FormatCompletion
+		}
+	}
+	return sserelay.FormatChat
+}
+
+// mark says where the job ran; nothing while that is not known.
+func (j *job) mark(h http.Header) {
+	if j.h != nil {
+		if worker, _ := j.h.Worker(); worker != "" {
+			h["X-Rbee-Worker-Id"] = []string{worker}
+		}
+		h["X-Rbee-Queue-Ms"] = []string{strconv.FormatInt(j.h.QueueTime().Milliseconds(), 10)}
+	} else if j.st != nil {
+		if worker, _ := j.st.Worker(); worker != "" {
+			h["X-Rbee-Worker-Id"] = []string{worker}
+		}
+	}
+}
+
+// Serve implements httpserver.Job.
+func (j *job) Serve(ctx context.Context, w http.ResponseWriter, v httpserver.View) error {
+	st, err := j.stream()
+	if err != nil {
+		return err
+	}
+	err = st.Serve(ctx, w, j.view(v))
+	if errors.Is(err, sserelay.ErrAborted) {
+		return errors.Join(httpserver.ErrAborted, err)
+	}
+	return err
+}
+
+// Result implements httpserver.Job.
+func (j *job) Result(ctx context.Context, v httpserver.View) (*httpserver.Result, error) {
+	st, err := j.stream()
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	if j.h != nil && j.s.modelWait > 0 {
+		timer := time.AfterFunc(j.s.modelWait, func() {
+			if err := j.h.LoadingError(); err != nil {
+				cancel(err)
+			}
+		})
+		defer timer.Stop()
+	}
+	res, err := st.Result(ctx, j.view(v))
+	if err != nil {
+		if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
+			return nil, cause
+		}
+		return nil, err
+	}
+	out := &httpserver.Result{Status: res.Status, Header: res.Header, Body: res.Body}
+	if out.Header == nil {
+		out.Header = http.Header{}
+	}
+	j.mark(out.Header)
+	return out, nil
+}
+
+// refused is a refusal with the x-ratelimit-* headers of its moment.
+type refused struct {
+	*admission.Refusal
+}
+
+func (r refused) Header() http.Header { return limitHeaders(r.State) }
+func (r refused) Unwrap() error       { return r.Refusal }
+
+func refusal(err error) error {
+	var r *admission.Refusal
+	if errors.As(err, &r) {
+		return refused{r}
+	}
+	return err
+}
+
+func limitHeaders(r admission.Remaining) http.Header {
+	if r.LimitRequests == 0 && r.LimitTokens == 0 {
+		return nil
+	}
+	h := http.Header{}
+	set := func(kind string, limit, left int64, reset time.Duration) {
+		if limit == 0 {
+			return
+		}
+		h.Set("x-ratelimit-limit-"+kind, strconv.FormatInt(limit, 10))
+		h.Set("x-ratelimit-remaining-"+kind, strconv.FormatInt(left, 10))
+		h.Set("x-ratelimit-reset-"+kind, strconv.FormatFloat(math.Ceil(reset.Seconds()*1000)/1000, 'f', -1, 64)+"s")
+	}
+	set("requests", r.LimitRequests, r.RemainingRequests, r.ResetRequests)
+	set("tokens", r.LimitTokens, r.RemainingTokens, r.ResetTokens)
+	return h
+}
