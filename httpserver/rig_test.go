@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"testing"
 
@@ -81,4 +82,13 @@ func contains(s string, any ...string) bool {
 		}
 	}
 	return false
+}
+
+// long reports whether the long forms of tests are wanted.
+func long() bool { return os.Getenv("RBEE_LONG") == "1" }
+
+type slashModels struct{ httpservertest.Models }
+
+func (slashModels) Names(stdcontext.Context) ([]httpserver.ModelName, error) {
+	return []httpserver.ModelName{{Name: "org/model", OwnedBy: "rbee"}, {Name: "stories", OwnedBy: "simulator"}}, nil
 }
