@@ -21,6 +21,7 @@ const (
 	died
 	late   // not ready in time
 	stolen // somebody else answers on its port
+	hung   // served and then stopped answering
 )
 
 // run is the life of a worker: attend a process, and when it dies start the next, until it is stopped or hopeless.
@@ -147,35 +148,33 @@ func (w *worker) isReady() bool {
 func (w *worker) attend(p *process) ending {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
+	w.notReady = ""
 	ready := make(chan error, 1)
 	go func() { ready <- w.becomeReady(ctx, p.pid) }()
+	settle := func() { // nobody reads the plan any more when attend returns
+		cancel()
+		if ready != nil {
+			<-ready
+		}
+	}
+	sick := make(chan struct{})
 	timeout := time.NewTimer(max(w.plan.ReadyTimeout, time.Second))
 	defer timeout.Stop()
 	for {
 		select {
 		case <-p.exit:
-			cancel()
-			if ready != nil {
-				<-ready
-			}
+			settle()
 			return died
 		case <-w.s.detach:
-			cancel()
-			if ready != nil {
-				<-ready
-			}
+			settle()
 			return detached
 		case <-w.stop:
-			cancel()
-			if ready != nil {
-				<-ready
-			}
+			settle()
 			w.terminate(p)
 			return stopped
 		case err := <-ready:
 			ready = nil
 			if err != nil {
-				w.log.note(err.Error())
 				w.notReady = err.Error()
 				w.put(p)
 				if errors.Is(err, errStolen) {
@@ -185,9 +184,12 @@ func (w *worker) attend(p *process) ending {
 			}
 			timeout.Stop()
 			w.serve(p)
+			go w.watchHealth(ctx, w.plan.Address, w.plan.Health, w.plan.APIKey, sick)
+		case <-sick:
+			w.put(p)
+			return hung
 		case <-timeout.C:
-			cancel()
-			<-ready
+			settle()
 			w.put(p)
 			return late
 		}
@@ -219,6 +221,32 @@ func (w *worker) becomeReady(ctx context.Context, pid int) error {
 	return nil
 }
 
+// watchHealth closes sick when the engine has not answered three times in a row. An answer of any kind is a sign of
+// life: some engines say 503 while they are busy.
+func (w *worker) watchHealth(ctx context.Context, address, path, key string, sick chan<- struct{}) {
+	if w.s.o.HealthEvery < 0 {
+		return
+	}
+	t := time.NewTicker(w.s.o.HealthEvery)
+	defer t.Stop()
+	for missed := 0; missed < 3; {
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return
+		}
+		actx, cancel := context.WithTimeout(ctx, min(w.s.o.HealthEvery, 5*time.Second))
+		code := w.s.prober.health(actx, address, path, key)
+		cancel()
+		if missed++; code != 0 {
+			missed = 0
+		}
+	}
+	if ctx.Err() == nil {
+		close(sick)
+	}
+}
+
 // serve marks the worker as ready.
 func (w *worker) serve(p *process) {
 	memory := residentBytes(p.pid)
@@ -240,16 +268,19 @@ func (w *worker) serve(p *process) {
 // autopsy says why a process ended.
 func (w *worker) autopsy(p *process, why ending, ready bool) verdict {
 	w.log.read()
-	switch why {
-	case stolen:
-		return verdict{message: "another program answers on its port", port: true}
-	case late:
-		if w.notReady != "" {
-			return verdict{message: w.notReady, permanent: true}
-		}
-		return verdict{message: fmt.Sprintf("the engine did not answer %s within %v; see its log, or raise ready_timeout", w.plan.Health, w.plan.ReadyTimeout), permanent: true}
+	var v verdict
+	switch {
+	case why == hung:
+		v.message = fmt.Sprintf("the engine stopped answering %s and was ended", w.plan.Health)
+	case why == stolen:
+		v = verdict{message: "another program answers on its port", port: true}
+	case why == late && w.notReady != "":
+		v = verdict{message: w.notReady, permanent: true}
+	case why == late:
+		v = verdict{message: fmt.Sprintf("the engine did not answer %s within %v; see its log, or raise ready_timeout", w.plan.Health, w.plan.ReadyTimeout), permanent: true}
+	default:
+		v = explain(p.end(), ready, w.log.Tail(60))
 	}
-	v := explain(p.end(), ready, w.log.Tail(60))
 	w.log.note(v.message)
 	w.s.log.Info("a worker's process ended", "worker_id", w.req.WorkerID, "pid", p.pid, "reason", v.message)
 	return v

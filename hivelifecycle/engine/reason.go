@@ -37,9 +37,10 @@ func signs() []sign {
 		{re: re(`(No available memory for the cache blocks|less than desired GPU memory utilization)`), say: "there was not enough memory for it (%s); use a smaller context or another device", code: "INSUFFICIENT_VRAM"},
 		{re: re(`(CUDA driver version is insufficient|no CUDA-capable device|no ROCm-capable device|Failed to infer device type)`), say: "it can't use this machine's GPU (%s); check the driver", permanent: true},
 		{re: re(`(unknown model architecture: \S+)`), say: "this engine's version does not know the model (%s); use a newer engine", permanent: true},
+		{re: re(`(failed to open GGUF file[^\n]*)`), say: "the model can't be loaded (%s); check that the file exists and is readable", permanent: true},
 		{re: re(`(invalid magic|bad magic|not a GGUF|data is not within the file bounds|failed to read tensor|corrupted or incomplete|gguf_init_from_file[^\n]*failed|error loading model[^\n]*)`),
 			say: "the model file can't be loaded (%s); it is damaged or of the wrong kind: remove it and fetch it again", permanent: true},
-		{re: re(`(failed to open GGUF file[^\n]*|No such file or directory|failed to load model[^\n]*)`), say: "the model can't be loaded (%s); check that the file exists and is readable", permanent: true},
+		{re: re(`(No such file or directory|failed to load model[^\n]*)`), say: "the model can't be loaded (%s); check that the file exists and is readable", permanent: true},
 		{re: re(`(invalid argument: \S+|unrecognized arguments: [^\n]*|unknown (?:option|argument|flag)[^\n]*|flag provided but not defined[^\n]*)`), say: "it does not understand its arguments (%s); check the engine's command and the model's args", permanent: true},
 	}
 }

@@ -44,6 +44,9 @@ type Options struct {
 	FailedTTL time.Duration
 	// Backoff is the wait before the second restart in a row, doubled each time up to a minute; default 1 s.
 	Backoff time.Duration
+	// HealthEvery is how often a worker that serves is asked for its health; default 10 s, negative = never. One that
+	// does not answer three times in a row hangs: it is ended and started again.
+	HealthEvery time.Duration
 }
 
 // Supervisor runs the workers of one machine. Its methods are safe for concurrent use.
@@ -80,6 +83,9 @@ func New(o Options) (*Supervisor, error) {
 	}
 	if s.o.Backoff <= 0 {
 		s.o.Backoff = time.Second
+	}
+	if s.o.HealthEvery == 0 {
+		s.o.HealthEvery = 10 * time.Second
 	}
 	var err error
 	if s.dir == "" {
