@@ -2,12 +2,9 @@ package remote
 
 import (
 	"context"
-	"errors"
 	"io"
 	"sync"
 	"time"
-
-	"golang.org/x/crypto/ssh"
 )
 
 // Client is one user of a pooled connection. Its methods may be called at once from any goroutine.
@@ -59,106 +56,45 @@ func (c *Client) Stream(ctx context.Context, cmd string, stdin io.Reader, stdout
 }
 
 func (c *Client) stream(ctx context.Context, cmd string, stdin io.Reader, stdout, stderr io.Writer, over <-chan struct{}) (int, error) {
-	s, leave, err := c.session(ctx)
+	s, err := c.session(ctx)
 	if err != nil {
 		return -1, err
 	}
-	defer leave()
-	in, err := s.StdinPipe()
-	if err != nil {
+	started := make(chan error, 1)
+	go func() { started <- s.request("exec", cmd) }()
+	if err := c.await(ctx, started); err != nil {
+		s.abandon()
 		return -1, c.conn.err("run", err, "try again")
 	}
 	bad := make(chan error, 2)
-	s.Stdout, s.Stderr = &guarded{w: stdout, bad: bad}, &guarded{w: stderr, bad: bad}
-	started := make(chan error, 1)
-	go func() { started <- s.Start(cmd) }()
-	if err := c.await(ctx, started); err != nil {
-		return -1, c.conn.err("run", err, "try again")
-	}
-	go func() { // ends when stdin ends or the session is closed; a reader that blocks for ever is its owner's
-		if stdin != nil {
-			_, _ = io.Copy(in, stdin)
-		}
-		_ = in.Close()
+	ended := make(chan struct{})
+	go func() {
+		s.run(stdin, &guarded{w: stdout, bad: bad}, &guarded{w: stderr, bad: bad})
+		close(ended)
 	}()
-	ended := make(chan error, 1)
-	go func() { ended <- s.Wait() }()
 	select {
-	case err = <-ended:
+	case <-ended:
 	case <-ctx.Done():
+		s.abandon()
 		return -1, c.conn.err("run", ctx.Err(), "allow it more time; the command may still run there")
 	case <-over:
+		s.abandon()
 		return -1, c.conn.err("run", ErrOutput, "let it write to a file")
 	case err = <-bad:
+		s.abandon()
 		return -1, c.conn.err("run", err, "")
-	case <-c.conn.done:
-		return -1, c.conn.err("run", ErrLost, "")
 	}
-	return c.ending(err)
-}
-
-// ending turns what Wait says into a status.
-func (c *Client) ending(err error) (int, error) {
-	var status *ssh.ExitError
-	var missing *ssh.ExitMissingError
-	switch {
-	case err == nil:
-		return 0, nil
-	case errors.As(err, &status) && status.Signal() == "":
-		return status.ExitStatus(), nil
-	case errors.As(err, &status):
-		return -1, c.conn.err("run", &ExitError{Signal: status.Signal(), Err: err}, "")
-	case errors.As(err, &missing):
-		return -1, c.conn.err("run", &ExitError{Err: err}, "look on the machine before doing it again")
-	}
-	return -1, c.conn.err("run", err, "try again")
-}
-
-// session opens a session when one of the connection's places is free.
-func (c *Client) session(ctx context.Context) (*ssh.Session, func(), error) {
+	_ = s.ch.Close()
 	select {
-	case <-c.closed:
-		return nil, nil, ErrClosed
+	case err = <-bad:
+		return -1, c.conn.err("run", err, "")
 	default:
 	}
-	select {
-	case c.conn.sessions <- struct{}{}:
-	case <-ctx.Done():
-		return nil, nil, c.conn.err("open session", ctx.Err(), "allow it more time")
-	case <-c.conn.done:
-		return nil, nil, c.conn.err("open session", ErrLost, "")
+	exit, err := s.exit()
+	if err != nil {
+		return -1, c.conn.err("run", err, "look on the machine before doing it again")
 	}
-	type opened struct {
-		s   *ssh.Session
-		err error
-	}
-	got := make(chan opened, 1)
-	go func() {
-		s, err := c.conn.ssh.NewSession()
-		got <- opened{s, err}
-	}()
-	limit := time.NewTimer(c.conn.o.SessionTimeout)
-	defer limit.Stop()
-	var err error
-	select {
-	case o := <-got:
-		if o.err != nil {
-			<-c.conn.sessions
-			return nil, nil, c.conn.err("open session", o.err, "the server allows too few sessions (MaxSessions); lower Options.MaxSessions")
-		}
-		return o.s, sync.OnceFunc(func() { _ = o.s.Close(); <-c.conn.sessions }), nil
-	case <-limit.C:
-		err = context.DeadlineExceeded
-	case <-ctx.Done():
-		err = ctx.Err()
-	}
-	go func() { // the place is free again only when the server has answered or the connection has ended
-		if o := <-got; o.err == nil {
-			_ = o.s.Close()
-		}
-		<-c.conn.sessions
-	}()
-	return nil, nil, c.conn.err("open session", err, "the machine does not answer; try again")
+	return exit, nil
 }
 
 // await waits for a request on a live connection.

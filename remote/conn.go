@@ -24,6 +24,7 @@ type conn struct {
 	wire     *wire
 	sessions chan struct{}
 	done     chan struct{} // closed when the connection has ended
+	worn     atomic.Bool   // the server takes no more sessions on it: the pool gives it to nobody else
 	via      []*Client     // the jumps, the nearest last
 
 	mu    sync.Mutex
@@ -270,7 +271,7 @@ func (c *conn) keepAlive() {
 			continue
 		}
 		if misses++; misses >= c.o.KeepAliveMisses {
-			c.close(fmt.Errorf("%w: no sign of life for %s", ErrLost, time.Duration(2*misses)*c.o.KeepAlive))
+			c.close(fmt.Errorf("%w: no sign of life for %s", ErrLost, time.Duration(misses)*c.o.KeepAlive))
 			return
 		}
 	}

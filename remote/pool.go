@@ -61,7 +61,7 @@ func (p *Pool) connect(ctx context.Context, r *resolved) (*Client, error) {
 		return nil, ErrClosed
 	}
 	e := p.entries[key]
-	if e != nil && e.conn != nil && e.conn.lost() {
+	if e != nil && e.conn != nil && (e.conn.lost() || e.conn.worn.Load()) {
 		delete(p.entries, key) // its remaining Clients find out by themselves
 		e = nil
 	}
@@ -130,7 +130,7 @@ func (p *Pool) release(key string, e *entry) {
 	if e.conn == nil {
 		return
 	}
-	if p.closed || e.conn.lost() {
+	if p.closed || e.conn.lost() || e.conn.worn.Load() {
 		p.forget(key, e)
 		go e.conn.close(ErrClosed)
 		return

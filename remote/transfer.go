@@ -106,27 +106,21 @@ var errNoSFTP = errors.New("no sftp subsystem")
 
 // withSFTP runs f with an sftp client of its own session; the end of ctx closes it.
 func (c *Client) withSFTP(ctx context.Context, f func(*sftp.Client) error) error {
-	s, leave, err := c.session(ctx)
+	s, err := c.session(ctx)
 	if err != nil {
 		return err
 	}
-	defer leave()
-	out, err1 := s.StdoutPipe()
-	in, err2 := s.StdinPipe()
-	if err := errors.Join(err1, err2); err != nil {
-		return err
-	}
+	defer func() { _ = s.ch.Close() }()
 	asked := make(chan error, 1)
-	go func() { asked <- s.RequestSubsystem("sftp") }()
-	if err := c.await(ctx, asked); err != nil {
-		if ctx.Err() == nil && !c.conn.lost() && !errors.Is(err, context.DeadlineExceeded) {
-			return errNoSFTP
-		}
+	go func() { asked <- s.request("subsystem", "sftp") }()
+	if err := c.await(ctx, asked); errors.Is(err, errRefused) {
+		return errNoSFTP
+	} else if err != nil {
 		return err
 	}
-	stop := context.AfterFunc(ctx, func() { _ = s.Close() })
+	stop := context.AfterFunc(ctx, func() { _ = s.ch.Close() })
 	defer stop()
-	fc, err := sftp.NewClientPipe(out, in)
+	fc, err := sftp.NewClientPipe(s.ch, s.ch)
 	if err != nil {
 		if ctx.Err() == nil && !c.conn.lost() {
 			return errNoSFTP // a subsystem that is configured but broken, or drowned in rc-file noise
