@@ -89,6 +89,11 @@ func (g *guard) touch() {
 	now := int64(time.Since(g.started)) + 1
 	if g.last.Swap(now) == 0 {
 		g.firstAt.Store(now)
+		g.mu.Lock()
+		if !g.over {
+			g.timer.Reset(g.inter)
+		}
+		g.mu.Unlock()
 	}
 }
 

@@ -27,6 +27,11 @@ func (r *Router) lineUp(t *task, front bool) bool {
 	}
 	r.line = slices.Insert(r.line, at, t)
 	r.waiting[t.job.Model]++
+	for _, l := range r.loads {
+		if l.serves(t) {
+			t.load = l
+		}
+	}
 	r.shuffled = r.shuffled || len(r.line) > 1
 	t.pos = at + 1
 	t.told = t.pos

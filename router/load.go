@@ -74,11 +74,20 @@ func (r *Router) joinLoad(t *task, res *reservation) {
 	ctx, cancel := context.WithCancelCause(r.base)
 	now := time.Now()
 	l := &load{key: key, since: now, moved: now, bytes: res.p.LoadBytes, cancel: cancel}
-	t.load = l
 	r.loads[key] = l
+	for _, o := range r.line { // whoever waits for the model waits for this
+		if o.load == nil && l.serves(o) {
+			o.load = l
+		}
+	}
 	r.active++
 	r.mu.Unlock()
 	go r.runLoad(ctx, l, res, LoadRequest{Model: t.job.Model, ModelRef: t.job.ModelRef, Node: res.p.Node, Device: res.p.Device, Evict: res.p.Evict, Progress: l.advance})
+}
+
+// serves says whether the load can give a job its worker.
+func (l *load) serves(t *task) bool {
+	return t.job.Model == l.key.model && (t.job.Node == "" || t.job.Node == l.key.node)
 }
 
 // running finds the load that a job may share. The caller holds mu.
