@@ -28,8 +28,7 @@ func (s *Stream) waitForReaders(ctx context.Context) {
 	var timer *time.Timer
 	for {
 		s.mu.Lock()
-		r := s.holding()
-		if r == nil {
+		if s.holding(0) == 0 {
 			s.mu.Unlock()
 			return
 		}
@@ -53,23 +52,24 @@ func (s *Stream) waitForReaders(ctx context.Context) {
 		}
 		s.mu.Lock()
 		s.waiting = false
-		r.patience -= time.Since(begin)
+		s.holding(time.Since(begin))
 		s.mu.Unlock()
 	}
 }
 
-// holding returns the reader that the writer should wait for; mu is held.
-func (s *Stream) holding() *reader {
-	if s.win.len() == 0 {
-		return nil
+// holding counts the readers that the writer should wait for, and charges them all for the time that it waited; mu is held.
+func (s *Stream) holding(waited time.Duration) (n int) {
+	if s.win.len() == 0 || s.win.size() <= s.hub.o.Window/2 {
+		return 0
 	}
 	middle := s.win.base + uint64(s.win.len())/2
 	for _, r := range s.readers {
-		if r.patience > 0 && r.pos >= s.win.base && r.pos < middle && s.win.size() > s.hub.o.Window/2 {
-			return r
+		if r.patience > 0 && r.pos >= s.win.base && r.pos < middle {
+			r.patience -= waited
+			n++
 		}
 	}
-	return nil
+	return n
 }
 
 // moved notes a reader's progress; mu is held.

@@ -48,13 +48,14 @@ func (s *Stream) Serve(ctx context.Context, w http.ResponseWriter, v View) error
 	if err != nil {
 		return err
 	}
+	v.Format = min(v.Format, FormatRaw)
 	now := time.Now()
 	sv := &server{s: s, v: v, o: &s.hub.o, r: r, w: w, rc: http.NewResponseController(w), begun: now, last: now}
 	sv.x = emitter{ids: v.IDs && !v.ndjson(), skip: skip}
 	sv.view = s.newViewer(v)
 	s.mu.Lock()
 	sv.joinEnd, sv.recover = s.next, s.restored > 0
-	sv.known = max(s.restored, s.delivered)
+	sv.known = max(s.restored, s.delivered[v.Format])
 	s.mu.Unlock()
 	defer sv.release()
 	return sv.run(ctx)
@@ -145,6 +146,9 @@ func (sv *server) step(p progress) (done bool, err error) {
 	if len(sv.x.buf) > 0 {
 		if err := sv.write(); err != nil {
 			return true, err
+		}
+		if sv.recover && sv.x.ids {
+			sv.s.noteDelivered(sv.v.Format, sv.x.seq)
 		}
 	}
 	if len(sv.x.buf) == 0 {
@@ -300,10 +304,7 @@ func (sv *server) write() error {
 	}
 	sv.give()
 	sv.last = time.Now()
-	if err = sv.settle(err); err == nil && sv.recover && sv.x.ids {
-		sv.s.noteDelivered(sv.x.seq)
-	}
-	return err
+	return sv.settle(err)
 }
 
 // arm sets the write deadline, not at every token: only when a good part of the last one has passed.
@@ -318,15 +319,16 @@ func (sv *server) arm() {
 
 // settle names the error of a write.
 func (sv *server) settle(err error) error {
-	switch {
-	case err == nil || errors.Is(err, http.ErrNotSupported):
+	if err == nil || errors.Is(err, http.ErrNotSupported) {
 		// A deadline that passes while nothing is written would end an HTTP/2 stream, and pings renew it only in SSE.
 		if sv.v.ndjson() || sv.cut() || sv.o.Ping >= sv.o.WriteTimeout/4*3 {
 			sv.deadline = time.Time{}
 			_ = sv.rc.SetWriteDeadline(time.Time{})
 		}
 		return nil
-	case errors.Is(err, os.ErrDeadlineExceeded):
+	}
+	sv.deadline = time.Time{} // it stays: what the server still wants to write must not block either
+	if errors.Is(err, os.ErrDeadlineExceeded) {
 		if sv.o.OnCut != nil {
 			sv.o.OnCut(sv.s.id)
 		}
@@ -371,9 +373,9 @@ func (sv *server) ephemeral() {
 	sv.queued, sv.figures = e.queued, e.metricsVer
 }
 
-// noteDelivered remembers how far readers saw events since a recovery.
-func (s *Stream) noteDelivered(seq uint64) {
+// noteDelivered remembers how far readers of a format saw events since a recovery.
+func (s *Stream) noteDelivered(f Format, seq uint64) {
 	s.mu.Lock()
-	s.delivered = max(s.delivered, seq)
+	s.delivered[f] = max(s.delivered[f], seq)
 	s.mu.Unlock()
 }

@@ -36,8 +36,8 @@ type Stream struct {
 	worker    string
 	node      string
 	ephemeral ephemeral
-	restored  uint64 // last frame found in the journal at recovery
-	delivered uint64 // last frame delivered with an id since recovery
+	restored  uint64                // last frame found in the journal at recovery
+	delivered [FormatRaw + 1]uint64 // per format, the last frame delivered with an id since recovery
 }
 
 // writerState is what the writing side knows of the frames so far; guarded by wmu.
@@ -163,7 +163,7 @@ func (s *Stream) publish(m Meta, data []byte, wake bool) {
 		s.win.clear(s.next + 1)
 	} else {
 		s.trim(len(data))
-		s.win.push(m, data)
+		s.win.push(m, data, s.hub.o.Window)
 	}
 	s.next++
 	if m.Terminal() {
@@ -184,7 +184,11 @@ func (s *Stream) trim(n int) {
 		}
 		s.win.dropTo(low)
 	}
-	for s.win.len() > 0 && s.win.size()+n+refSize > s.hub.o.Window {
+	if s.win.size()+n+refSize <= s.hub.o.Window {
+		return
+	}
+	// An eighth at once, so that making room does not move the whole window for each frame.
+	for s.win.len() > 0 && s.win.size()+n+refSize > s.hub.o.Window/8*7 {
 		s.win.dropTo(s.win.base + 1)
 	}
 }

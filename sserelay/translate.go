@@ -46,8 +46,11 @@ func eachPiece(m Meta, data []byte, fn func(p choice)) {
 	if m.has(flagRefusal) {
 		return
 	}
-	switch m.Protocol() {
-	case Execute:
+	switch {
+	case m.Kind() == KindBody:
+		_, body := splitBody(data)
+		eachBodyPiece(m.Protocol(), body, fn)
+	case m.Protocol() == Execute:
 		t, ok := parseToken(blockData(data))
 		if !ok {
 			return
@@ -61,28 +64,40 @@ func eachPiece(m Meta, data []byte, fn func(p choice)) {
 			p.text = t.text
 		}
 		fn(p)
-	case Chat, Completion:
-		if m.Kind() == KindBody {
-			_, data = splitBody(data)
-		} else {
-			data = blockData(data)
-		}
-		c, ok := parseChunk(data)
-		if !ok || c.done {
-			return
-		}
-		eachElement(c.choices, func(v []byte) bool {
-			p := parseChoice(v)
-			fn(p)
-			return true
-		})
-	case Raw:
-		if m.Kind() == KindBody {
-			return
-		}
+	case m.Protocol() == Chat || m.Protocol() == Completion:
+		eachChoice(blockData(data), fn)
+	case m.Protocol() == Raw:
 		if text := blockData(data); len(text) > 0 {
 			p := choice{text: quote(nil, string(text))}
 			fn(p)
+		}
+	}
+}
+
+// eachChoice calls fn with the choices of a chunk or of a whole answer.
+func eachChoice(data []byte, fn func(p choice)) {
+	c, ok := parseChunk(data)
+	if !ok || c.done {
+		return
+	}
+	eachElement(c.choices, func(v []byte) bool {
+		fn(parseChoice(v))
+		return true
+	})
+}
+
+// eachBodyPiece does the same for a whole answer. One of the native protocol may hold the text under a name of its own.
+func eachBodyPiece(p Protocol, body []byte, fn func(p choice)) {
+	if p != Execute || member(body, "choices") != nil {
+		if p != Raw && p != Bytes {
+			eachChoice(body, fn)
+		}
+		return
+	}
+	for _, name := range []string{"text", "content", "t"} {
+		if v := member(body, name); isText(v) {
+			fn(choice{text: v})
+			return
 		}
 	}
 }

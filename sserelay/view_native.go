@@ -38,6 +38,9 @@ func (n *nativeView) data(x *emitter, m Meta, data []byte) {
 	if m.has(flagUsage) || m.has(flagHeader) {
 		return
 	}
+	if m.Kind() == KindBody && m.Tokens() == 0 {
+		m = newMeta(KindBody, m.Protocol(), uint8(m>>8), 1)
+	}
 	if m.Kind() == KindData && m.Protocol() == Execute {
 		n.pass(x, data)
 		return

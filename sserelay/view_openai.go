@@ -8,10 +8,9 @@ type openaiView struct {
 	protocol Protocol
 	first    ident // of the worker's own chunks, once one passed
 	passed   bool
-	role     bool // a first chunk with the role was written
-	finish   bool // a finish_reason was written
-	used     bool // a usage chunk was written
-	tools    bool
+	finish   bool   // a finish_reason was written
+	used     bool   // a usage chunk was written
+	roles    uint64 // choices whose role was written
 }
 
 func (o *openaiView) frame(x *emitter, m Meta, data []byte) {
@@ -53,7 +52,7 @@ func (o *openaiView) pass(x *emitter, m Meta, block []byte) {
 		o.used = true
 	}
 	if !o.passed {
-		o.passed, o.role = true, true
+		o.passed, o.roles = true, 1
 		o.first = readIdent(block)
 	}
 	o.finish = o.finish || m.has(flagFinish)
@@ -67,8 +66,10 @@ func (o *openaiView) translate(x *emitter, m Meta, data []byte) {
 	}
 	eachPiece(m, data, func(p choice) {
 		if !p.empty() {
-			o.tools = o.tools || p.tools != nil
 			o.chunk(x, &p)
+		}
+		if p.index != 0 && len(p.finish) > 0 { // the first choice's finish comes with the end of the job
+			o.chunk(x, &choice{index: p.index, finish: p.finish})
 		}
 	})
 }
@@ -126,10 +127,11 @@ func (o *openaiView) head(b []byte) []byte {
 
 // chunk writes one synthesised chunk, after the one with the role if that is still to come.
 func (o *openaiView) chunk(x *emitter, p *choice) {
-	if o.protocol == Chat && !o.role {
-		o.role = true
-		b := append(o.head(o.scratch[:0]), `"choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]`...)
-		o.close(x, b)
+	if bit := uint64(1) << min(uint(p.index), 63); o.protocol == Chat && o.roles&bit == 0 {
+		o.roles |= bit
+		b := append(o.head(o.scratch[:0]), `"choices":[{"index":`...)
+		b = strconv.AppendInt(b, int64(p.index), 10)
+		o.close(x, append(b, `,"delta":{"role":"assistant","content":""},"finish_reason":null}]`...))
 	}
 	b := append(o.head(o.scratch[:0]), `"choices":[{"index":`...)
 	b = strconv.AppendInt(b, int64(p.index), 10)
@@ -150,7 +152,7 @@ func (o *openaiView) chunk(x *emitter, p *choice) {
 	}
 	b = append(b, `,"finish_reason":`...)
 	if len(p.finish) > 0 && p.empty() {
-		o.finish = true
+		o.finish = o.finish || p.index == 0
 		b = append(append(append(b, '"'), p.finish...), '"')
 	} else {
 		b = append(b, "null"...)

@@ -30,9 +30,18 @@ func (w *window) size() int {
 func (w *window) len() int { return len(w.refs) - w.head }
 
 // push appends the frame numbered base+len.
-func (w *window) push(m Meta, data []byte) {
-	if w.head > 0 && (w.head == len(w.refs) || int(w.refs[w.head].off)*2 > len(w.data)) {
-		w.compact()
+func (w *window) push(m Meta, data []byte, limit int) {
+	if w.head > 0 {
+		dead := len(w.data)
+		if w.head < len(w.refs) {
+			dead = int(w.refs[w.head].off)
+		}
+		if dead*2 > len(w.data) || w.head == len(w.refs) || len(w.data)+len(data) > limit {
+			w.compact()
+		}
+	}
+	if need := len(w.data) + len(data); need > cap(w.data) && 2*cap(w.data) > limit {
+		w.data = append(make([]byte, 0, max(need, limit)), w.data...)
 	}
 	w.refs = append(w.refs, ref{off: uint32(len(w.data)), size: uint32(len(data)), meta: m})
 	w.data = append(w.data, data...)
