@@ -125,7 +125,7 @@ func TestForeignHost(t *testing.T) {
 		"127.0.0.1:9": 200, "[::1]:9": 200, "chat.lan": 200, "10.0.0.1": 403} {
 		req, _ := http.NewRequest("GET", g.url+"/health", nil)
 		req.Host = host
-		resp, err := g.ts.Client().Do(req)
+		resp, err := g.client.Do(req)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -177,7 +177,7 @@ func TestFault20GiantBody(t *testing.T) {
 		if i%2 == 0 {
 			req.ContentLength = 64 << 20
 		}
-		resp, err := g.ts.Client().Do(req)
+		resp, err := g.client.Do(req)
 		if err != nil {
 			continue // cut while it was still sending: that is an answer too
 		}
@@ -279,7 +279,7 @@ func TestHostileFlood(t *testing.T) {
 		k := kinds[i%len(kinds)]
 		req, _ := http.NewRequest(k.method, g.url+k.path, bytes.NewReader([]byte(k.body)))
 		req.Header = k.header.Clone()
-		resp, err := g.ts.Client().Do(req)
+		resp, err := g.client.Do(req)
 		if err != nil {
 			t.Fatalf("%s %s: %v", k.method, k.path, err)
 		}

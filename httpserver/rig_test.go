@@ -20,8 +20,9 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type rig struct {
 	f   *httpservertest.Submitter
 	s   *httpserver.Server
-	ts  *httptest.Server
 	url string
+
+	client *http.Client
 }
 
 func newRig(t testing.TB, strict bool, o httpserver.Options) *rig {
@@ -33,7 +34,7 @@ func newRig(t testing.TB, strict bool, o httpserver.Options) *rig {
 	}
 	ts := httptest.NewServer(s.Handler())
 	t.Cleanup(ts.Close)
-	return &rig{f, s, ts, ts.URL}
+	return &rig{f: f, s: s, url: ts.URL, client: ts.Client()}
 }
 
 func (r *rig) do(t testing.TB, method, path, body string, header ...string) (*http.Response, string) {
@@ -45,7 +46,7 @@ func (r *rig) do(t testing.TB, method, path, body string, header ...string) (*ht
 	for i := 0; i+1 < len(header); i += 2 {
 		req.Header.Add(header[i], header[i+1])
 	}
-	resp, err := r.ts.Client().Do(req)
+	resp, err := r.client.Do(req)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,7 +67,7 @@ func (r *rig) try(method, path, body string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	resp, err := r.ts.Client().Do(req)
+	resp, err := r.client.Do(req)
 	if err != nil {
 		return "", err
 	}
