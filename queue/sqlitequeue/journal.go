@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -132,9 +131,8 @@ func (j *Journal) open(ctx context.Context) error {
 		}
 		j.tails[i] = t
 	}
-	if dir, err := os.Open(filepath.Dir(j.db.path)); err == nil {
-		_ = dir.Sync() // the tails' names; some file systems have no such thing
-		_ = dir.Close()
+	if err := syncDir(filepath.Dir(j.db.path), j.o); err != nil {
+		return err
 	}
 	if err := j.db.w.QueryRowContext(ctx, "SELECT coalesce(max(id), 0) + 1 FROM streams").Scan(&j.nextID); err != nil {
 		return err

@@ -13,6 +13,8 @@ import (
 	"log/slog"
 	"net/url"
 	"os"
+	"path/filepath"
+	"syscall"
 	"time"
 
 	_ "github.com/mattn/go-sqlite3" // the driver
@@ -46,6 +48,8 @@ type Options struct {
 	Clock func() time.Time
 	// Logger gets what can't be returned; nil discards.
 	Logger *slog.Logger
+
+	fsync func(*os.File) error // tests of power cuts replace it
 }
 
 func (o Options) withDefaults() Options {
@@ -64,6 +68,9 @@ func (o Options) withDefaults() Options {
 		start := time.Now()
 		wall := start.Round(0)
 		o.Clock = func() time.Time { return wall.Add(time.Since(start)) }
+	}
+	if o.fsync == nil {
+		o.fsync = (*os.File).Sync
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
@@ -97,13 +104,13 @@ func openDatabase(ctx context.Context, path string, o Options, synchronous strin
 		return nil, err
 	}
 	d := &database{path: path, lock: lock, owned: true}
-	if err := d.open(ctx, synchronous, steps); err != nil {
+	if err := d.open(ctx, synchronous, steps, o); err != nil {
 		return nil, errors.Join(typed(path, err), d.close())
 	}
 	return d, nil
 }
 
-func (d *database) open(ctx context.Context, synchronous string, steps []string) error {
+func (d *database) open(ctx context.Context, synchronous string, steps []string, o Options) error {
 	if err := private(d.path); err != nil {
 		return err
 	}
@@ -120,11 +127,11 @@ func (d *database) open(ctx context.Context, synchronous string, steps []string)
 	}
 	d.r.SetMaxOpenConns(4)
 	d.r.SetMaxIdleConns(4)
-	return d.prepare(ctx, synchronous, steps)
+	return d.prepare(ctx, synchronous, steps, o)
 }
 
 // prepare checks a file and brings it to its newest version.
-func (d *database) prepare(ctx context.Context, synchronous string, steps []string) error {
+func (d *database) prepare(ctx context.Context, synchronous string, steps []string, o Options) error {
 	for _, p := range []string{
 		"PRAGMA journal_mode = WAL", "PRAGMA synchronous = " + synchronous,
 		"PRAGMA journal_size_limit = 67108864", "PRAGMA wal_autocheckpoint = 1000",
@@ -142,7 +149,24 @@ func (d *database) prepare(ctx context.Context, synchronous string, steps []stri
 			return fmt.Errorf("%w: %s: %s: restore it from a backup, or move it away to begin anew", errCorrupt(), d.path, verdict)
 		}
 	}
-	return migrate(ctx, d.w, d.path, steps)
+	if err := migrate(ctx, d.w, d.path, steps); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(d.path), o)
+}
+
+// syncDir makes the names in a directory survive a power cut: above all, that the rollback journal which the switch
+// to WAL used is gone. If it came back, SQLite would roll back into the time before.
+func syncDir(path string, o Options) error {
+	dir, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	err = o.fsync(dir)
+	if errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENOTSUP) {
+		err = nil // this file system has no such thing
+	}
+	return errors.Join(err, dir.Close())
 }
 
 // private creates the file with mode 0600 when there is none, narrows it when it is wider, and refuses what is

@@ -123,7 +123,7 @@ func (j *Journal) sync() {
 	if !dirty {
 		return
 	}
-	if err := t.f.Sync(); err != nil {
+	if err := j.o.fsync(t.f); err != nil {
 		j.o.Logger.Error("sqlitequeue: journal sync", "err", err)
 	}
 }
@@ -176,7 +176,7 @@ func (j *Journal) syncWAL() error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(f.Sync(), f.Close())
+	return errors.Join(j.o.fsync(f), f.Close())
 }
 
 // recover takes what the tails hold into SQLite: every whole record up to the first torn one.

@@ -55,7 +55,7 @@ func New(ctx context.Context, db *sql.DB, o Options) (*Store, error) {
 		_, err = d.w.ExecContext(ctx, "PRAGMA busy_timeout = 10000")
 	}
 	if err == nil {
-		err = d.prepare(ctx, synchronous(o.Durability), migrations())
+		err = d.prepare(ctx, synchronous(o.Durability), migrations(), o)
 	}
 	if err != nil {
 		return nil, errors.Join(typed(d.path, err), d.close())
