@@ -85,7 +85,10 @@ func (t *task) carryClaimed(res *reservation) {
 		t.finish(t.aborted())
 	case errors.Is(err, ErrConflict):
 		// ended behind our back: what happened is in the store already, the readers still need their terminal event
-		if s, err := t.open(); err == nil {
+		s, err := t.open()
+		if err != nil {
+			t.r.log.Warn("stream of a job that was ended elsewhere not readable", "job", t.job.ID, "error", err)
+		} else if _, over := s.Ended(); !over {
 			_ = s.Fail(context.Background(), CodeCancelled, "cancelled on request")
 		}
 		t.close(t.result(CancelledJob, CodeCancelled, "cancelled on request"))

@@ -14,9 +14,6 @@ func (r *Router) recoverJobs(ctx context.Context) error {
 	for _, j := range running {
 		r.resume(j)
 	}
-	r.mu.Lock()
-	r.more = false
-	r.mu.Unlock()
 	line, err := r.queue.Line(ctx, r.o.MaxWaiting)
 	if err != nil {
 		return err
@@ -25,8 +22,7 @@ func (r *Router) recoverJobs(ctx context.Context) error {
 		r.adopt(j)
 	}
 	r.mu.Lock()
-	r.more = len(line) >= r.o.MaxWaiting
-	r.shuffled = false
+	r.more = r.more || len(line) >= r.o.MaxWaiting
 	r.mu.Unlock()
 	if n := len(running) + len(line); n > 0 {
 		r.log.Info("took over unfinished jobs", "running", len(running), "waiting", len(line))

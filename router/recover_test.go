@@ -178,7 +178,7 @@ func TestFairOrderComesFromTheQueue(t *testing.T) {
 	slices.Reverse(g.queue.order)
 	g.queue.mu.Unlock()
 	g.Refresh()
-	for hs[0].Position() != 5 {
+	for late := time.Now().Add(patience); hs[0].Position() != 5 && time.Now().Before(late); {
 		<-time.After(time.Millisecond)
 	}
 	for i, h := range hs {
