@@ -7,6 +7,8 @@ require (
 	github.com/queen-rbee/queen-rbee/hivelifecycle/engine v0.1.0
 )
 
+require go.uber.org/goleak v1.3.0
+
 replace (
 	github.com/queen-rbee/queen-rbee/hivelifecycle => ../../hivelifecycle
 	github.com/queen-rbee/queen-rbee/hivelifecycle/engine => ../../hivelifecycle/engine
