@@ -223,6 +223,14 @@ func (c *conn) lost() bool {
 
 // err wraps what went wrong in an operation; a broken connection is ErrLost with its cause.
 func (c *conn) err(op string, err error, remedy string) error {
+	if dubious(err) { // its cause may be known in a moment
+		t := time.NewTimer(200 * time.Millisecond)
+		select {
+		case <-c.done:
+		case <-t.C:
+		}
+		t.Stop()
+	}
 	c.mu.Lock()
 	cause := c.cause
 	c.mu.Unlock()
@@ -231,6 +239,22 @@ func (c *conn) err(op string, err error, remedy string) error {
 		remedy = "connect again"
 	}
 	return &Error{Op: op, User: c.r.User, Host: c.r.addr(), Err: err, Remedy: remedy}
+}
+
+// dubious says whether an error may be the first sign of a broken connection: it is none of ours, no refusal by the
+// server and no end of a context.
+func dubious(err error) bool {
+	for _, known := range []error{context.Canceled, context.DeadlineExceeded, ErrLost, ErrClosed, ErrOutput, ErrChecksum, errRefused} {
+		if errors.Is(err, known) {
+			return false
+		}
+	}
+	var refused *ssh.OpenChannelError
+	var exit *ExitError
+	if errors.As(err, &exit) {
+		return exit.Signal == ""
+	}
+	return !errors.As(err, &refused)
 }
 
 // keepAlive probes the link. Any byte that comes in while a probe is out is a sign of life, so that a link that is

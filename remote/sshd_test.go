@@ -92,6 +92,7 @@ UsePAM no
 PasswordAuthentication no
 KbdInteractiveAuthentication no
 PermitRootLogin yes
+SetEnv SHLVL=9
 PidFile %s/pid
 %s
 `, addr, s.port, dir, dir, dir, strings.Join(lines, "\n"))
