@@ -64,7 +64,7 @@ var _ Journal = (*MemoryJournal)(nil)
 // NewMemoryJournal returns an empty journal. clock may be nil; a clock given here must not step.
 func NewMemoryJournal(clock func() time.Time) *MemoryJournal {
 	if clock == nil {
-		clock = newSteady(time.Now).now
+		clock = SystemClock()
 	}
 	return &MemoryJournal{streams: map[string]*memStream{}, clock: clock, epoch: 1}
 }

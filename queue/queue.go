@@ -72,7 +72,7 @@ func (o Options) withDefaults() Options {
 	}
 	clock := o.Clock
 	if clock == nil {
-		clock = newSteady(time.Now).now
+		clock = SystemClock()
 	}
 	o.Clock = func() time.Time { return norm(clock()) }
 	if o.Logger == nil {
@@ -80,20 +80,6 @@ func (o Options) withDefaults() Options {
 	}
 	return o
 }
-
-// steady is a clock that starts at the system's time and then goes by elapsed time.
-type steady struct {
-	read  func() time.Time // with a monotonic reading, as time.Now
-	start time.Time
-	wall  time.Time
-}
-
-func newSteady(read func() time.Time) *steady {
-	t := read()
-	return &steady{read: read, start: t, wall: t.Round(0)}
-}
-
-func (s *steady) now() time.Time { return s.wall.Add(s.read().Sub(s.start)) }
 
 // Queue is a durable queue over a Store. It is safe for concurrent use.
 type Queue struct {

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	_ "github.com/mattn/go-sqlite3" // the driver
+	"github.com/queen-rbee/queen-rbee/queue"
 )
 
 // Durability says what a commit survives.
@@ -65,9 +66,7 @@ func (o Options) withDefaults() Options {
 		o.TailSize = 64 << 20
 	}
 	if o.Clock == nil {
-		start := time.Now()
-		wall := start.Round(0)
-		o.Clock = func() time.Time { return wall.Add(time.Since(start)) }
+		o.Clock = queue.SystemClock()
 	}
 	if o.fsync == nil {
 		o.fsync = (*os.File).Sync
@@ -190,6 +189,10 @@ func private(path string) error {
 		}
 	}
 	if st.Size() == 0 {
+		// SQLite would drop the log of an empty file: refuse, the file must have been lost
+		if wal, err := os.Stat(path + "-wal"); err == nil && wal.Size() > 0 {
+			return fmt.Errorf("%w: %s is empty or missing beside its -wal file: restore it from a backup, or move both away to begin anew", errCorrupt(), path)
+		}
 		return nil
 	}
 	head := make([]byte, 16)

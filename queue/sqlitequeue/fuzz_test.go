@@ -1,0 +1,66 @@
+package sqlitequeue_test
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/queen-rbee/queen-rbee/queue/sqlitequeue"
+)
+
+// FuzzChunk decodes anything without a panic, and encodes so that it decodes to the same.
+func FuzzChunk(f *testing.F) {
+	f.Add([]byte("data: {\"a\":1}\n\x00data: {\"a\":2}\n"), uint32(3))
+	f.Add([]byte{1, 0, 0, 0, 200, 1}, uint32(0))
+	f.Add([]byte{2, 5, 0, 0, 1, 'x', 5, 1, 0, 0}, uint32(9))
+	f.Fuzz(func(t *testing.T, b []byte, meta uint32) {
+		_ = sqlitequeue.DecodeFrames(b, func(_ uint32, data []byte) error { return nil }) // an error is a fine answer
+		frames := bytes.Split(b, []byte{0})
+		metas := make([]uint32, len(frames))
+		for i := range metas {
+			metas[i] = meta * uint32(i)
+		}
+		i := 0
+		err := sqlitequeue.DecodeFrames(sqlitequeue.EncodeFrames(frames, metas), func(m uint32, data []byte) error {
+			if m != metas[i] || !bytes.Equal(data, frames[i]) {
+				t.Errorf("frame %d: %q %d, was %q %d", i, data, m, frames[i], metas[i])
+			}
+			i++
+			return nil
+		})
+		if err != nil || i != len(frames) {
+			t.Errorf("%d frames of %d: %v", i, len(frames), err)
+		}
+	})
+}
+
+// FuzzTail opens a journal beside a tail file of any content.
+func FuzzTail(f *testing.F) {
+	dir := f.TempDir()
+	j, err := sqlitequeue.OpenJournal(f.Context(), filepath.Join(dir, "seed"), sqlitequeue.Options{Settle: 1 << 40})
+	if err != nil {
+		f.Fatal(err)
+	}
+	for i := range 3 {
+		if err := j.Append(f.Context(), "job", uint64(i+1), 1, frame(i)); err != nil {
+			f.Fatal(err)
+		}
+	}
+	seed, err := os.ReadFile(filepath.Join(dir, "seed.tail0"))
+	if err != nil {
+		f.Fatal(err)
+	}
+	if err := j.Close(); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(seed)
+	f.Add(seed[:len(seed)-3])
+	f.Add([]byte("rbeetail"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		path := filepath.Join(t.TempDir(), "j")
+		write(t, path+".tail0", b)
+		j := openJournal(t, path, sqlitequeue.Options{})
+		readAll(t, j, "job", 0)
+	})
+}
