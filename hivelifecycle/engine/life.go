@@ -61,7 +61,7 @@ func (w *worker) lives(p *process) (left bool) {
 			return false
 		}
 		v := w.autopsy(p, why, ready)
-		sweep(w.mark)
+		w.sweepLater()
 		if v.port && ports < 3 {
 			ports++
 		} else {
@@ -253,15 +253,15 @@ func (w *worker) serve(p *process) {
 	w.mu.Lock()
 	w.wasReady = true
 	w.mu.Unlock()
-	if err := w.save(p); err != nil {
-		w.s.log.Warn("a worker's record can't be written", "worker_id", w.req.WorkerID, "error", err)
-	}
 	w.update(func(r *Worker) {
 		r.State, r.Progress, r.SlotsFree, r.ReadyAt, r.Message, r.ErrorCode = hiveapi.WorkerIdle, 1, r.SlotsTotal, time.Now().UTC(), "", ""
 		if r.MemoryBytes == 0 {
 			r.MemoryBytes = memory
 		}
 	})
+	if err := w.save(p); err != nil {
+		w.s.log.Warn("a worker's record can't be written", "worker_id", w.req.WorkerID, "error", err)
+	}
 	w.s.log.Info("a worker serves", "worker_id", w.req.WorkerID, "engine", w.spec.Name, "pid", p.pid, "address", w.plan.Address)
 }
 
@@ -279,7 +279,7 @@ func (w *worker) autopsy(p *process, why ending, ready bool) verdict {
 	case why == late:
 		v = verdict{message: fmt.Sprintf("the engine did not answer %s within %v; see its log, or raise ready_timeout", w.plan.Health, w.plan.ReadyTimeout), permanent: true}
 	default:
-		v = explain(p.end(), ready, w.log.Tail(60))
+		v = explain(w.s.signs, p.end(), ready, w.log.Tail(60))
 	}
 	w.log.note(v.message)
 	w.s.log.Info("a worker's process ended", "worker_id", w.req.WorkerID, "pid", p.pid, "reason", v.message)
@@ -299,7 +299,16 @@ func (w *worker) terminate(p *process) {
 		w.plan.StopGrace = o.Grace
 	}
 	w.put(p)
-	sweep(w.mark)
+	sweep(w.spawnMark())
+}
+
+// sweepLater ends what a process that died left behind, without holding up the next one, which gets another mark.
+func (w *worker) sweepLater() {
+	mark := w.spawnMark()
+	w.s.wg.Go(func() { sweep(mark) })
+	w.mu.Lock()
+	w.mark = randomHex(16)
+	w.mu.Unlock()
 }
 
 // drain waits until the engine says that it has nothing to do.

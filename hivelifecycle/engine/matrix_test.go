@@ -148,7 +148,7 @@ func matrixLife(t *testing.T, req SpawnRequest) {
 	if err := s.Stop(t.Context(), req.WorkerID, StopOptions{Grace: time.Second}); err != nil {
 		t.Fatal("stop:", err)
 	}
-	if left := marked("RBEE_SPAWN_TOKEN=" + w.mark); len(left) > 0 {
+	if left := marked("RBEE_SPAWN_TOKEN=" + w.spawnMark()); len(left) > 0 {
 		t.Errorf("stop: processes %v are left", left)
 	}
 	if _, err := net.Dial("tcp", again.Address); err == nil {
@@ -177,7 +177,7 @@ func matrixOrphan(t *testing.T, req SpawnRequest) {
 	if err := s.Stop(t.Context(), req.WorkerID, StopOptions{Grace: time.Second}); err != nil {
 		t.Fatal(err)
 	}
-	if left := marked("RBEE_SPAWN_TOKEN=" + w.mark); len(left) > 0 {
+	if left := marked("RBEE_SPAWN_TOKEN=" + w.spawnMark()); len(left) > 0 {
 		t.Errorf("processes %v are left", left)
 	}
 	// The second life: the worker's leader dies with its supervisor, its children do not.

@@ -3,8 +3,6 @@ package engine
 import (
 	"bytes"
 	"errors"
-	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -87,78 +85,4 @@ func residentBytes(pid int) int64 {
 		return 0
 	}
 	return n * int64(os.Getpagesize())
-}
-
-// foreign says whether somebody outside the group of pgid listens on a local address. Where that can't be told, it is
-// taken for ours.
-func foreign(address string, pgid int) bool {
-	_, port, err := net.SplitHostPort(address)
-	if err != nil {
-		return false
-	}
-	n, err := strconv.Atoi(port)
-	if err != nil {
-		return false
-	}
-	inodes := listeners(n)
-	if len(inodes) == 0 {
-		return false
-	}
-	looked := false
-	for _, pid := range group(pgid) {
-		links, err := filepath.Glob("/proc/" + strconv.Itoa(pid) + "/fd/*")
-		if err != nil || len(links) == 0 {
-			continue
-		}
-		looked = true
-		for _, l := range links {
-			if to, err := os.Readlink(l); err == nil && inodes[to] {
-				return false
-			}
-		}
-	}
-	return looked
-}
-
-// listeners are the sockets that listen on a port, as /proc/PID/fd names them.
-func listeners(port int) map[string]bool {
-	out := map[string]bool{}
-	suffix := fmt.Sprintf(":%04X", port)
-	for _, file := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
-		b, err := os.ReadFile(file)
-		if err != nil {
-			continue
-		}
-		for line := range strings.Lines(string(b)) {
-			f := strings.Fields(line)
-			if len(f) > 9 && f[3] == "0A" && strings.HasSuffix(f[1], suffix) {
-				out["socket:["+f[9]+"]"] = true
-			}
-		}
-	}
-	return out
-}
-
-// group lists the processes of a process group.
-func group(pgid int) []int {
-	stats, err := filepath.Glob("/proc/[0-9]*/stat")
-	if err != nil {
-		return nil
-	}
-	var out []int
-	for _, s := range stats {
-		b, err := os.ReadFile(s)
-		i := bytes.LastIndexByte(b, ')')
-		if err != nil || i < 0 {
-			continue
-		}
-		f := strings.Fields(string(b[i+1:]))
-		if len(f) < 3 || f[2] != strconv.Itoa(pgid) {
-			continue
-		}
-		if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(s))); err == nil {
-			out = append(out, pid)
-		}
-	}
-	return out
 }

@@ -46,8 +46,8 @@ func (p *prober) get(ctx context.Context, address, path, key string) (*http.Resp
 // ready returns when the worker answers its health path with success: refused, then 503 while it loads, then 200. It
 // asks often at first, since small models load in milliseconds.
 func (p *prober) ready(ctx context.Context, address, path, key string, poke <-chan struct{}) error {
-	wait := 4 * time.Millisecond
-	t := time.NewTimer(wait)
+	began := time.Now()
+	t := time.NewTimer(2 * time.Millisecond)
 	defer t.Stop()
 	for {
 		select {
@@ -62,8 +62,8 @@ func (p *prober) ready(ctx context.Context, address, path, key string, poke <-ch
 		if code >= 200 && code < 300 {
 			return nil
 		}
-		wait = min(wait*5/4, 100*time.Millisecond)
-		t.Reset(wait)
+		// A small share of the time that has passed: the wait adds little to any load, and asking costs little.
+		t.Reset(max(2*time.Millisecond, min(time.Since(began)/20, 100*time.Millisecond)))
 	}
 }
 

@@ -24,8 +24,8 @@ type sign struct {
 	port      bool
 }
 
-// signs are in the order of how much they explain.
-func signs() []sign {
+// newSigns compiles them once for a Supervisor, in the order of how much they explain.
+func newSigns() []sign {
 	re := func(s string) *regexp.Regexp { return regexp.MustCompile(`(?i)` + s) }
 	return []sign{
 		{re: re(`(address already in use|couldn't bind|could not bind|bind: address)`), say: "its port was taken by another program (%s)", port: true},
@@ -46,10 +46,10 @@ func signs() []sign {
 }
 
 // explain makes a sentence of an exit and the last lines of the log.
-func explain(st exitStatus, wasReady bool, tail []string) verdict {
+func explain(signs []sign, st exitStatus, wasReady bool, tail []string) verdict {
 	text := tail[max(0, len(tail)-60):]
 	if !wasReady || st.code != 0 || st.signal != 0 || !st.known {
-		for _, s := range signs() {
+		for _, s := range signs {
 			for i := len(text) - 1; i >= 0; i-- {
 				if strings.HasPrefix(text[i], "[rbee] ") {
 					break // what is above belongs to a former process

@@ -9,6 +9,7 @@ import (
 
 // TestReasons holds what engines write when they end against the sentence that a person reads.
 func TestReasons(t *testing.T) {
+	signs := newSigns()
 	ended := exitStatus{known: true, code: 1}
 	for _, tc := range []struct {
 		log       string
@@ -39,7 +40,7 @@ func TestReasons(t *testing.T) {
 		{log: "", st: exitStatus{}, want: "its process is gone"},
 		{log: "a request failed: No such file or directory", st: ended, ready: true, want: "check that the file exists"}, // not permanent: it served before
 	} {
-		v := explain(tc.st, tc.ready, strings.Split(tc.log, "\n"))
+		v := explain(signs, tc.st, tc.ready, strings.Split(tc.log, "\n"))
 		if !strings.Contains(v.message, tc.want) || v.code != tc.code || v.permanent != tc.permanent || v.port != tc.port {
 			t.Errorf("%q:\n  %+v", tc.log, v)
 		}
@@ -48,8 +49,9 @@ func TestReasons(t *testing.T) {
 
 func FuzzExplain(f *testing.F) {
 	f.Add("cudaMalloc failed: out of memory\nbye", 1, 0)
+	signs := newSigns()
 	f.Fuzz(func(t *testing.T, log string, code, sig int) {
-		v := explain(exitStatus{known: true, code: code, signal: syscall.Signal(sig & 63)}, code%2 == 0, strings.Split(log, "\n"))
+		v := explain(signs, exitStatus{known: true, code: code, signal: syscall.Signal(sig & 63)}, code%2 == 0, strings.Split(log, "\n"))
 		if v.message == "" || len(v.message) > 2000 || utf8.ValidString(log) && !utf8.ValidString(v.message) {
 			t.Errorf("%q", v.message)
 		}

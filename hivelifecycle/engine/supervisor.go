@@ -56,6 +56,7 @@ type Supervisor struct {
 	tmp    bool
 	log    *slog.Logger
 	prober *prober
+	signs  []sign
 	detach chan struct{} // closed when the workers are to be left alone
 	free   func() (int, error)
 
@@ -68,7 +69,7 @@ type Supervisor struct {
 
 // New returns a supervisor. Workers that an earlier one left in the directory are taken over by Adopt.
 func New(o Options) (*Supervisor, error) {
-	s := &Supervisor{o: o, dir: o.Dir, log: o.Logger, prober: newProber(), free: freeTCP, detach: make(chan struct{}), workers: map[string]*worker{}, ports: map[int]bool{}}
+	s := &Supervisor{o: o, dir: o.Dir, log: o.Logger, prober: newProber(), signs: newSigns(), free: freeTCP, detach: make(chan struct{}), workers: map[string]*worker{}, ports: map[int]bool{}}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}

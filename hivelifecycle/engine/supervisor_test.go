@@ -195,7 +195,7 @@ func TestStubbornWorker(t *testing.T) {
 	if err := s.Stop(t.Context(), "w", StopOptions{Grace: 200 * time.Millisecond}); err != nil {
 		t.Fatal(err)
 	}
-	if left := marked("RBEE_SPAWN_TOKEN=" + w.mark); len(left) > 0 {
+	if left := marked("RBEE_SPAWN_TOKEN=" + w.spawnMark()); len(left) > 0 {
 		t.Error("left:", left)
 	}
 	if exists(s.recordPath("w")) || exists(s.logPath("w")) {
@@ -246,7 +246,7 @@ func TestCloseEndsEverything(t *testing.T) {
 			t.Fatal(err)
 		}
 		w, _ := s.get(id)
-		marks = append(marks, w.mark)
+		marks = append(marks, w.spawnMark())
 	}
 	if err := s.Close(t.Context()); err != nil {
 		t.Fatal(err)

@@ -20,7 +20,6 @@ type worker struct {
 	spec    Spec
 	adapter adapter
 	log     *Log
-	mark    string
 	devices []Device
 	poke    chan struct{}
 	done    chan struct{} // closed when the worker is gone
@@ -32,6 +31,7 @@ type worker struct {
 
 	mu       sync.Mutex
 	rec      Worker
+	mark     string
 	plan     Plan
 	port     int
 	apiKey   string
@@ -91,14 +91,14 @@ func (w *worker) abandon() {
 
 // resume fills a worker from the record of a former supervisor.
 func (w *worker) resume(r record, p *process) {
-	w.mark, w.apiKey, w.port = r.Mark, r.APIKey, r.Port
+	w.apiKey, w.port = r.APIKey, r.Port
 	_ = w.prepare(context.Background()) // a device that is gone leaves the process as it is
 	pl, err := w.makePlan(r.Port)
 	w.mu.Lock()
 	if err == nil || pl.Address != "" {
 		w.plan = pl
 	}
-	w.proc, w.wasReady = p, r.WasReady
+	w.proc, w.wasReady, w.mark = p, r.WasReady, r.Mark
 	w.mu.Unlock()
 	w.log.skipTo(64 << 10)
 	w.update(func(rec *Worker) {
@@ -141,7 +141,7 @@ func (w *worker) launch() (*process, error) {
 	}
 	defer func() { _ = out.Close() }()
 	env := append(baseEnv(os.Environ()), p.Env...)
-	env = append(env, "RBEE_SPAWN_TOKEN="+w.mark)
+	env = append(env, "RBEE_SPAWN_TOKEN="+w.spawnMark())
 	if w.s.o.ReadyURL != "" {
 		env = append(env, "RBEE_READY_URL="+w.s.o.ReadyURL)
 	}
@@ -152,10 +152,10 @@ func (w *worker) launch() (*process, error) {
 	w.mu.Lock()
 	w.proc = proc
 	w.mu.Unlock()
+	w.update(func(*Worker) { w.describe(proc) })
 	if err := w.save(proc); err != nil {
 		w.s.log.Warn("a worker's record can't be written", "worker_id", w.req.WorkerID, "error", err)
 	}
-	w.update(func(*Worker) { w.describe(proc) })
 	return proc, nil
 }
 
@@ -168,7 +168,7 @@ func (w *worker) describe(p *process) {
 }
 
 func (w *worker) save(p *process) error {
-	r := record{Request: w.req, ModelPath: w.req.ModelPath, Port: w.port, Mark: w.mark, APIKey: w.apiKey}
+	r := record{Request: w.req, ModelPath: w.req.ModelPath, Port: w.port, Mark: w.spawnMark(), APIKey: w.apiKey}
 	w.mu.Lock()
 	r.Restarts, r.WasReady, r.StartedAt = w.rec.Restarts, w.wasReady, w.rec.StartedAt
 	w.mu.Unlock()
@@ -217,7 +217,14 @@ func (w *worker) observe() (Worker, <-chan struct{}) {
 }
 
 func (w *worker) isToken(token string) bool {
-	return subtle.ConstantTimeCompare([]byte(token), []byte(w.mark)) == 1
+	return subtle.ConstantTimeCompare([]byte(token), []byte(w.spawnMark())) == 1
+}
+
+// spawnMark is the token in the environment of the present process.
+func (w *worker) spawnMark() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.mark
 }
 
 func (w *worker) requestStop(o StopOptions) {
