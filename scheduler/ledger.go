@@ -11,7 +11,7 @@ type reservation struct {
 	live, first, landed  bool
 	action               Action
 	seq                  int // number of its dispatch on the worker
-	job                  string
+	job, tenant          string
 	model                *model
 	w                    *worker
 	start                int64
@@ -50,7 +50,7 @@ func (s *Scheduler) reserve(job *Job, d *Decision, now int64) Release {
 	i := s.alloc()
 	r := &s.res[i]
 	gen := r.gen
-	*r = reservation{gen: gen, live: true, action: d.Action, job: job.ID, start: now, slot: -1,
+	*r = reservation{gen: gen, live: true, action: d.Action, job: job.ID, tenant: job.Tenant, start: now, slot: -1,
 		devs: r.devs[:0], victims: r.victims[:0]}
 	r.model = s.model(job.Model)
 	switch d.Action {

@@ -99,6 +99,26 @@ func (v *View) Waiting(model string) int {
 	return 0
 }
 
+// Running counts our reservations by tenant and model; "" = any.
+func (v *View) Running(tenant, model string) int {
+	n := 0
+	for i := range v.s.res {
+		r := &v.s.res[i]
+		if r.live && r.action == Route && (model == "" || r.model.name == model) && (tenant == "" || r.tenant == tenant) {
+			n++
+		}
+	}
+	return n
+}
+
+// Loaded counts the ready workers of a model.
+func (v *View) Loaded(model string) int {
+	if m := v.s.models[model]; m != nil {
+		return v.s.usable(m)
+	}
+	return 0
+}
+
 // Workers are those of the job's model, each with what it would cost.
 func (v *View) Workers() []WorkerView {
 	if v.ws == nil {
