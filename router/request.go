@@ -201,13 +201,12 @@ func finishOpenAI(b *body, out *wire, w *Worker, cont *continuation) error {
 	if out.surface == Completion {
 		return extendPrompt(b, cont.text)
 	}
-	if !w.Capabilities.Prefill {
+	if !w.Capabilities.Prefill && !w.Capabilities.ContinueFlag {
 		return refusal("a chat on an engine that can't go on from a given beginning")
 	}
-	if w.Capabilities.ContinueFlag {
-		b.set("add_generation_prompt", "false")
-		b.set("continue_final_message", "true")
-	}
+	// vLLM needs to be told; llama-server goes on without, but repeats the beginning in its answer
+	b.set("add_generation_prompt", "false")
+	b.set("continue_final_message", "true")
 	return extendMessages(b, cont.text)
 }
 

@@ -50,11 +50,11 @@ func TestBuild(t *testing.T) {
 			path: "/v1/completions", want: `{"prompt":"p\u00e9so \"far\"\n","max_tokens":6,"stream":true,"stream_options":{"include_usage":true}}`},
 		{name: "completion in an array goes on", surface: Completion, body: `{"prompt":["p"]}`, cont: cont, path: "/v1/completions", want: `{"prompt":"pso \"far\"\n"}`},
 		{name: "chat goes on", surface: Chat, body: `{"messages":[{"role":"user","content":"x"}],"max_completion_tokens":10}`, cont: cont,
-			worker: Worker{Capabilities: Capabilities{Prefill: true, ContinueFlag: true}}, path: "/v1/chat/completions",
+			worker: Worker{Capabilities: Capabilities{ContinueFlag: true}}, path: "/v1/chat/completions",
 			want: `{"messages":[{"role":"user","content":"x"},{"role":"assistant","content":"so \"far\"\n"}],"max_completion_tokens":6,"add_generation_prompt":false,"continue_final_message":true}`},
 		{name: "chat with the client's own prefill goes on", surface: Chat, body: `{"messages":[{"role":"assistant","content":"x"}]}`, cont: cont,
 			worker: Worker{Capabilities: Capabilities{Prefill: true}}, path: "/v1/chat/completions",
-			want: `{"messages":[{"role":"assistant","content":"xso \"far\"\n"}]}`},
+			want: `{"messages":[{"role":"assistant","content":"xso \"far\"\n"}],"add_generation_prompt":false,"continue_final_message":true}`},
 		{name: "execute goes on", surface: Native, body: `{"prompt":"p","max_tokens":10}`, cont: cont, worker: Worker{Protocol: ProtocolExecute},
 			path: "/v1/execute", want: `{"prompt":"p","max_tokens":6,"job_id":"j","prefix":"so \"far\"\n"}`},
 	} {

@@ -69,7 +69,7 @@ type Job struct {
 // Capabilities are what a worker's engine can do beyond its protocol.
 type Capabilities struct {
 	Prefill      bool // chat: a last message of role assistant is continued
-	ContinueFlag bool // the prefill must be announced (vLLM: continue_final_message)
+	ContinueFlag bool // the same, but only where the request says so (vLLM: continue_final_message)
 	CancelCall   bool // execute: POST /v1/cancel exists
 }
 
