@@ -1,8 +1,6 @@
 package engine
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"os"
 	"strconv"
@@ -23,27 +21,6 @@ func memory(context.Context, DeviceOptions) (total, free int64) {
 	return total, free
 }
 
-func parseMeminfo(b []byte) (total, free int64) {
-	sc := bufio.NewScanner(bytes.NewReader(b))
-	for sc.Scan() {
-		f := strings.Fields(sc.Text())
-		if len(f) < 2 {
-			continue
-		}
-		n, err := strconv.ParseInt(f[1], 10, 64)
-		if err != nil || n < 0 {
-			continue
-		}
-		switch f[0] {
-		case "MemTotal:":
-			total = n << 10
-		case "MemAvailable:":
-			free = n << 10
-		}
-	}
-	return total, free
-}
-
 func cgroupMemory() (limit, used int64, ok bool) {
 	read := func(name string) (int64, error) {
 		b, err := os.ReadFile("/sys/fs/cgroup/" + name)
@@ -57,7 +34,22 @@ func cgroupMemory() (limit, used int64, ok bool) {
 		return 0, 0, false
 	}
 	used, err = read("memory.current")
-	return limit, used, err == nil
+	return limit, max(used-reclaimable(), 0), err == nil
+}
+
+// reclaimable is the container's file cache, which the kernel drops when memory is wanted.
+func reclaimable() int64 {
+	b, err := os.ReadFile("/sys/fs/cgroup/memory.stat")
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(b)) {
+		if v, ok := strings.CutPrefix(line, "inactive_file "); ok {
+			n, _ := strconv.ParseInt(strings.TrimSpace(v), 10, 64)
+			return n
+		}
+	}
+	return 0
 }
 
 func cpuName(context.Context, DeviceOptions) string {

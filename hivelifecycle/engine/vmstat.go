@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"bufio"
+	"bytes"
 	"strconv"
 	"strings"
 )
@@ -27,4 +29,26 @@ func ParseVMStat(b []byte) int64 {
 		}
 	}
 	return pages * page
+}
+
+// parseMeminfo reads Linux's /proc/meminfo.
+func parseMeminfo(b []byte) (total, free int64) {
+	sc := bufio.NewScanner(bytes.NewReader(b))
+	for sc.Scan() {
+		f := strings.Fields(sc.Text())
+		if len(f) < 2 {
+			continue
+		}
+		n, err := strconv.ParseInt(f[1], 10, 64)
+		if err != nil || n < 0 {
+			continue
+		}
+		switch f[0] {
+		case "MemTotal:":
+			total = n << 10
+		case "MemAvailable:":
+			free = n << 10
+		}
+	}
+	return total, free
 }
