@@ -22,6 +22,7 @@ require (
 	github.com/queen-rbee/queen-rbee/registry v0.1.0
 	github.com/queen-rbee/queen-rbee/registry/sqliteregistry v0.1.0
 	github.com/queen-rbee/queen-rbee/remote v0.1.0
+	github.com/queen-rbee/queen-rbee/retry v0.1.0
 	github.com/queen-rbee/queen-rbee/router v0.1.0
 	github.com/queen-rbee/queen-rbee/scheduler v0.1.0
 	github.com/queen-rbee/queen-rbee/sserelay v0.1.0

@@ -73,14 +73,14 @@ func (q *Queen) startHive(ctx context.Context, name string) error {
 	}
 }
 
-// keep carries out what the scheduler wants whatever the line says: models kept loaded, idle workers stopped.
+// keep loads what the scheduler wants loaded whatever the line says.
 func (q *Queen) keep(ctx context.Context) error {
 	select {
 	case <-q.ready:
 	case <-ctx.Done():
 		return nil
 	}
-	busy := sync.Map{} // model or worker -> under way
+	busy := sync.Map{} // model -> a load is under way
 	tick := time.NewTicker(500 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -93,12 +93,14 @@ func (q *Queen) keep(ctx context.Context) error {
 			continue
 		}
 		for _, w := range q.sched.Wants() {
-			key := w.Load + w.Stop
-			if _, under := busy.LoadOrStore(key, true); under {
+			if w.Load == "" {
+				continue // eviction sweeps what is idle for too long
+			}
+			if _, under := busy.LoadOrStore(w.Load, true); under {
 				continue
 			}
 			q.wg.Go(func() {
-				defer busy.Delete(key)
+				defer busy.Delete(w.Load)
 				q.want(ctx, w)
 			})
 		}
@@ -106,13 +108,6 @@ func (q *Queen) keep(ctx context.Context) error {
 }
 
 func (q *Queen) want(ctx context.Context, w scheduler.Want) {
-	if w.Stop != "" {
-		q.log.Info("stopping an idle worker", "worker", w.Stop, "idle", w.Idle.Round(time.Second))
-		if err := q.fleet.stopWorker(ctx, w.Stop, true); err != nil {
-			q.log.Warn("stop an idle worker", "worker", w.Stop, "error", err)
-		}
-		return
-	}
 	d, release, err := q.sched.Claim(w.Load, w.Node, w.Device)
 	if err != nil {
 		return // the fleet has changed since; the next look decides anew
@@ -305,7 +300,6 @@ func (q *Queen) watchJobs(ctx context.Context) error {
 
 // step puts one step of a hive's start or stop on the feed.
 func (q *Queen) step(e hivelifecycle.Event) {
-	q.log.Info(e.Message, "node", e.Node, "step", e.Step, "state", e.State)
 	q.bus.publish("", "hive_step", e, false)
 	if op := q.bus.aliased(e.Node); op != "" {
 		q.bus.publish(op, "step", e, false)

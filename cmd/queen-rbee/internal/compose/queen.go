@@ -26,6 +26,7 @@ import (
 	"github.com/queen-rbee/queen-rbee/queue"
 	"github.com/queen-rbee/queen-rbee/registry"
 	"github.com/queen-rbee/queen-rbee/remote"
+	"github.com/queen-rbee/queen-rbee/retry"
 	"github.com/queen-rbee/queen-rbee/router"
 	"github.com/queen-rbee/queen-rbee/scheduler"
 	"github.com/queen-rbee/queen-rbee/sserelay"
@@ -69,6 +70,8 @@ type Queen struct {
 	met     *metrics.Instruments
 	bus     *bus
 	wait    waits
+	sweeper *eviction.Evictor
+	retry   *retry.Retrier
 
 	life     context.Context // ends when everything has to stop
 	kill     context.CancelFunc
@@ -158,6 +161,11 @@ func (q *Queen) newFleet(ctx context.Context) (err error) {
 		return err
 	}
 	q.src = newSource(q.reg)
+	q.retry = retry.New(retry.Options{Attempts: 3, OnEvent: func(e retry.Event) {
+		if !e.Final {
+			q.met.Retried(q.life, e.Op)
+		}
+	}})
 	q.mon = monitor.New(&monitorReport{q}, monitor.Options{Logger: q.log, Prober: &hiveProber{q}, Failover: q.failover})
 	q.links = &hiveLinks{log: q.log, reg: q.reg, mon: q.mon, ctx: q.life, links: map[string]*hiveLink{}, workers: map[string]hiveapi.Worker{}}
 	q.pool = remote.NewPool(remote.Options{Log: q.log, KeyDir: q.cfg.SSH.KeyDir})
@@ -167,7 +175,7 @@ func (q *Queen) newFleet(ctx context.Context) (err error) {
 		return err
 	}
 	q.fleet = &fleet{log: q.log, reg: q.reg, links: q.links, manager: q.manager, src: q.src, mon: q.mon, met: q.met,
-		engines: q.cfg.Engines, externals: newExternals(q.cfg.Externals), inFlight: func(string) int { return 0 }}
+		engines: q.cfg.Engines, externals: newExternals(q.cfg.Externals)}
 	for _, x := range q.fleet.externals {
 		if err := q.reg.PutWorker(x.worker); err != nil {
 			return fmt.Errorf("external %s: %w", x.worker.ID, err)
@@ -178,7 +186,7 @@ func (q *Queen) newFleet(ctx context.Context) (err error) {
 		entries = append(entries, modelEntry(name, m))
 	}
 	q.prov, err = provisioner.New(ctx, &provHives{q.fleet}, q.stores.models, provisioner.Options{Entries: entries, Aliases: q.cfg.Aliases, Logger: q.log,
-		Token: hubToken})
+		Token: hubToken, Retry: q.retry.Do})
 	if err != nil {
 		return err
 	}
@@ -227,9 +235,15 @@ func (q *Queen) newRouting(context.Context) error {
 	q.hub = sserelay.NewHub(q.stores.journal, sserelay.Options{Logger: q.log,
 		OnCut:     func(string) { q.met.StreamAborted(q.life, "client") },
 		OnJournal: func(job string, err error) { q.log.Error("journal", "job", job, "error", err) }})
-	q.door = &schedDoor{s: q.sched, workers: q.fleet.worker, met: q.met, devices: map[string]string{},
+	q.door = &schedDoor{s: q.sched, workers: q.fleet.worker, met: q.met, devices: map[string]string{}, flights: map[string]int{},
 		needs: func(model string) (scheduler.Need, bool) { n, ok := q.src.Snapshot().Needs[model]; return n, ok }}
-	q.fleet.device = q.door.device
+	q.fleet.device, q.fleet.inFlight = q.door.device, q.door.inFlight
+	idle := &idleWorkers{q}
+	q.sweeper = eviction.New(idle, idle, eviction.Options{Interval: 500 * time.Millisecond, Logger: q.log,
+		OnEvict: func(it eviction.Item, why string) {
+			q.met.Evicted(q.life, "worker")
+			q.log.Info("worker stopped", "worker", it.ID, "reason", why)
+		}})
 	qd := &queueDoor{q: q.q, live: q.live, restore: q.restore}
 	t := q.cfg.Timeouts
 	q.rt = router.New(q.door, qd, q.fleet, q.fleet, &streams{hub: q.hub, sched: q.sched, met: q.met}, router.Options{
@@ -315,6 +329,7 @@ func (q *Queen) Run(ctx context.Context, l net.Listener, serving func()) error {
 	background("hives", q.startHives)
 	background("router", q.rt.Run)
 	background("keeper", q.keep)
+	background("sweeper", q.sweeper.Run)
 	background("externals", q.probeExternals)
 	stop, err := q.met.ObserveFleet(q.gauges)
 	if err != nil {

@@ -20,6 +20,7 @@ type schedDoor struct {
 	met     *metrics.Instruments
 
 	mu      sync.Mutex
+	flights map[string]int    // requests that were routed to a worker and have not ended
 	devices map[string]string // "model\x00node" of a load that was decided -> device
 }
 
@@ -86,6 +87,11 @@ func (d *schedDoor) placement(j *router.Job, dec scheduler.Decision, rel schedul
 			return router.Placement{Action: router.Wait, RetryAfter: 50 * time.Millisecond}
 		}
 		p.Action, p.Worker = router.Route, w
+		d.fly(w.ID, 1)
+		p.Release = func(router.Outcome) {
+			d.fly(w.ID, -1)
+			rel.Done()
+		}
 	case scheduler.Provision:
 		p.Action = router.Provision
 		if n, ok := d.needs(j.Model); ok {
@@ -98,6 +104,21 @@ func (d *schedDoor) placement(j *router.Job, dec scheduler.Decision, rel schedul
 		p.Action, p.Release = router.Reject, nil
 	}
 	return p
+}
+
+func (d *schedDoor) fly(worker string, n int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.flights[worker] += n; d.flights[worker] <= 0 {
+		delete(d.flights, worker)
+	}
+}
+
+// inFlight counts the requests under way on a worker.
+func (d *schedDoor) inFlight(worker string) int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.flights[worker]
 }
 
 // noteDevice remembers where a load that is about to begin should go.

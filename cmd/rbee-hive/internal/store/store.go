@@ -1,130 +1,109 @@
-// Package store says where a hive's models are. Store is the door: Basic serves references that need no download.
+// Package store speaks the hive's language about the models that provisioner/modelstore keeps.
 package store
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
-	"fmt"
-	"io"
+	"log/slog"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
-	"time"
 
 	"github.com/queen-rbee/queen-rbee/hivelifecycle/engine/sim"
 	"github.com/queen-rbee/queen-rbee/hivelifecycle/hiveapi"
+	"github.com/queen-rbee/queen-rbee/provisioner"
+	"github.com/queen-rbee/queen-rbee/provisioner/modelstore"
 )
 
+// Options say where models may come from.
+type Options struct {
+	Logger     *slog.Logger
+	HFEndpoint string   // "" = the public hub
+	AllowURLs  []string // what https: references may begin with
+	AllowHosts []string // further hosts that may be private or speak plain http
+	Budget     int64    // bytes; 0 = as much as the disk has
+	HubToken   string   // for requests that bring none
+}
+
 // Store holds the models of one machine. Its methods are safe for concurrent use.
-type Store interface {
-	// Models lists what is there or on its way, by reference.
-	Models(ctx context.Context) []hiveapi.Model
-	// Provision makes a model available and returns when it is; progress may be called from another goroutine, but not
-	// after the return.
-	Provision(ctx context.Context, r hiveapi.ProvisionRequest, progress func(hiveapi.Progress)) (hiveapi.Model, error)
-	// Path is what an engine is given for a model that is ready. An error has the contract's code.
-	Path(ctx context.Context, ref string) (string, error)
-	// Evict removes a model. A file that the store does not own stays where it is.
-	Evict(ctx context.Context, ref string) error
-	// Open gives the file with a checksum, for another hive.
-	Open(sha256 string) (*os.File, error)
-}
-
-// Error is a refusal with the contract's code.
-type Error struct{ Name, Message string }
-
-// Error is the sentence.
-func (e *Error) Error() string { return e.Message }
-
-// Code is the contract's code.
-func (e *Error) Code() string { return e.Name }
-
-// Basic knows models that are on the machine already: sim: references and file: paths. It owns no file.
-type Basic struct {
+type Store struct {
 	node string
-
-	mu     sync.Mutex
-	models map[string]hiveapi.Model
+	o    Options
+	ms   *modelstore.Store
 }
 
-// NewBasic returns an empty store.
-func NewBasic(node string) *Basic { return &Basic{node: node, models: map[string]hiveapi.Model{}} }
-
-// Models lists what was asked for so far.
-func (b *Basic) Models(context.Context) []hiveapi.Model {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	out := make([]hiveapi.Model, 0, len(b.models))
-	for _, m := range b.models {
-		out = append(out, m)
+// Open opens the store in dir.
+func Open(dir, node string, o Options) (*Store, error) {
+	ms, err := modelstore.Open(dir, modelstore.Options{Logger: o.Logger, HFEndpoint: o.HFEndpoint, AllowURLs: o.AllowURLs, Allow: o.AllowHosts,
+		Budget: o.Budget, Inspect: inspect})
+	if err != nil {
+		return nil, err
 	}
-	slices.SortFunc(out, func(x, y hiveapi.Model) int { return strings.Compare(x.ModelRef, y.ModelRef) })
+	return &Store{node: node, o: o, ms: ms}, nil
+}
+
+// Close stops downloads; they go on when they are asked for again.
+func (s *Store) Close() error { return s.ms.Close() }
+
+// Models lists what is there, by reference.
+func (s *Store) Models(context.Context) []hiveapi.Model {
+	list := s.ms.List()
+	out := make([]hiveapi.Model, 0, len(list))
+	for _, m := range list {
+		out = append(out, s.model(m))
+	}
+	slices.SortFunc(out, func(a, b hiveapi.Model) int { return strings.Compare(a.ModelRef, b.ModelRef) })
 	return out
 }
 
-// Provision checks that the file is there and, when asked, that it has the checksum.
-func (b *Basic) Provision(ctx context.Context, r hiveapi.ProvisionRequest, progress func(hiveapi.Progress)) (hiveapi.Model, error) {
-	m, err := b.look(r.ModelRef)
+// Provision makes a model available and returns when it is.
+func (s *Store) Provision(ctx context.Context, r hiveapi.ProvisionRequest, progress func(hiveapi.Progress)) (hiveapi.Model, error) {
+	if strings.HasPrefix(r.ModelRef, "sim:") {
+		if _, err := sim.ParseRef(r.ModelRef); err != nil {
+			return hiveapi.Model{}, &refError{err}
+		}
+	}
+	req := modelstore.Request{Ref: r.ModelRef, SHA256: r.SHA256, Token: r.HubToken, DeviceMemory: r.DeviceMemory}
+	if req.Token == "" {
+		req.Token = s.o.HubToken
+	}
+	for _, src := range r.Sources {
+		req.Peers = append(req.Peers, modelstore.Peer{URL: src.URL, Authorization: src.Authorization})
+	}
+	job, err := s.ms.Ensure(ctx, req)
 	if err != nil {
-		return m, err
+		return hiveapi.Model{}, err
 	}
-	if r.Size > 0 && m.Path != "" && m.SizeBytes != r.Size {
-		return m, &Error{"PROVISION_FAILED", fmt.Sprintf("%s has %d bytes and not %d; copy it again", r.ModelRef, m.SizeBytes, r.Size)}
-	}
-	if r.SHA256 != "" && m.Path != "" {
-		if m.SHA256, err = sum(ctx, m.Path, func(done int64) {
-			progress(hiveapi.Progress{ModelRef: r.ModelRef, State: hiveapi.ModelDownloading, BytesDone: done, BytesTotal: m.SizeBytes, Message: "checking the file"})
-		}); err != nil {
-			return m, &Error{"PROVISION_FAILED", fmt.Sprintf("%s can't be read: %v", r.ModelRef, err)}
-		}
-		if !strings.EqualFold(m.SHA256, strings.TrimPrefix(r.SHA256, "sha256:")) {
-			return m, &Error{"PROVISION_FAILED", fmt.Sprintf("%s has another sha256 than it should; it is damaged or another file", r.ModelRef)}
+	ectx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	for p := range job.Events(ectx) {
+		if !p.State.Final() {
+			progress(hiveapi.Progress{State: hiveapi.ModelDownloading, BytesDone: p.BytesDone, BytesTotal: p.BytesTotal, Rate: p.Rate, ETASeconds: p.ETA.Seconds(), Message: message(p)})
 		}
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.models[r.ModelRef] = m
-	return m, nil
+	m, err := job.Wait(ctx)
+	if err != nil {
+		return hiveapi.Model{}, err
+	}
+	return s.model(m), nil
 }
 
-// look describes a reference that needs no download.
-func (b *Basic) look(ref string) (hiveapi.Model, error) {
-	m := hiveapi.Model{Model: ref, ModelRef: ref, Node: b.node, State: hiveapi.ModelReady, Progress: 1}
-	if strings.HasPrefix(ref, "sim:") {
-		c, err := sim.ParseRef(ref)
-		if err != nil {
-			return m, &Error{"INVALID_MODEL_REF", err.Error()}
-		}
-		m.MemoryEstimate, m.ContextLength = c.Memory, int64(c.Context)
-		return m, nil
+func message(p modelstore.Progress) string {
+	if p.Message != "" {
+		return p.Message
 	}
-	path, ok := strings.CutPrefix(ref, "file:")
-	if !ok {
-		return m, &Error{"INVALID_MODEL_REF", fmt.Sprintf("this hive has no store that can fetch %.120q; use a file: reference", ref)}
-	}
-	if !filepath.IsAbs(path) || filepath.Clean(path) != path || strings.ContainsAny(path, "\x00\n\r") {
-		return m, &Error{"INVALID_MODEL_REF", fmt.Sprintf("%.120q is not file: with a clean absolute path", ref)}
-	}
-	info, err := os.Stat(path)
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-		return m, &Error{"MODEL_NOT_FOUND", fmt.Sprintf("%s is not on %s; copy it there or correct the reference", path, b.node)}
-	case err != nil:
-		return m, &Error{"PROVISION_FAILED", fmt.Sprintf("%s can't be read: %v", path, err)}
-	case !info.Mode().IsRegular() && !info.IsDir():
-		return m, &Error{"INVALID_MODEL_REF", fmt.Sprintf("%s is neither a file nor a directory", path)}
-	}
-	m.Path, m.SizeBytes, m.LastUsedAt = path, info.Size(), time.Now().UTC()
-	return m, nil
+	return strings.TrimSpace(string(p.State) + " " + p.File)
 }
 
-// Path looks a model up, whether it was asked for before or not.
-func (b *Basic) Path(ctx context.Context, ref string) (string, error) {
-	m, err := b.Provision(ctx, hiveapi.ProvisionRequest{ModelRef: ref}, func(hiveapi.Progress) {})
+// Path is what an engine is given for a model. What needs no download is looked up on the spot.
+func (s *Store) Path(ctx context.Context, ref string) (string, error) {
+	if m, ok := s.ms.Get(ref); ok && m.Path != "" && m.Owned {
+		return m.Path, nil
+	}
+	if !local(ref) {
+		return "", &modelstore.Error{Kind: modelstore.ErrNotFound, Ref: ref, Message: "provision it on this machine first"}
+	}
+	m, err := s.Provision(ctx, hiveapi.ProvisionRequest{ModelRef: ref}, func(hiveapi.Progress) {})
 	if err != nil {
 		return "", err
 	}
@@ -134,43 +113,54 @@ func (b *Basic) Path(ctx context.Context, ref string) (string, error) {
 	return m.Path, nil
 }
 
-// Evict forgets a model; its file is the operator's.
-func (b *Basic) Evict(_ context.Context, ref string) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if _, ok := b.models[ref]; !ok {
-		return &Error{"MODEL_NOT_FOUND", fmt.Sprintf("%.120q is not in this hive's store", ref)}
-	}
-	delete(b.models, ref)
-	return nil
+// local says that a reference names something that lies on this machine or needs no file.
+func local(ref string) bool {
+	return strings.HasPrefix(ref, "file:") || strings.HasPrefix(ref, "sim:") || strings.HasPrefix(ref, "ollama:")
 }
 
-// Open serves nothing: the files are the operator's.
-func (b *Basic) Open(string) (*os.File, error) {
-	return nil, &Error{"MODEL_NOT_FOUND", "this hive serves no file with that checksum"}
-}
-
-func sum(ctx context.Context, path string, progress func(int64)) (string, error) {
-	f, err := os.Open(path)
+// Use keeps a model from being dropped until release is called.
+func (s *Store) Use(ref string) (release func()) {
+	release, err := s.ms.Use(ref)
 	if err != nil {
-		return "", err
+		return func() {}
 	}
-	defer func() { _ = f.Close() }()
-	h, buf, done := sha256.New(), make([]byte, 1<<20), int64(0)
-	for {
-		if err := ctx.Err(); err != nil {
-			return "", err
-		}
-		n, err := f.Read(buf)
-		h.Write(buf[:n])
-		if done += int64(n); done%(64<<20) < int64(n) {
-			progress(done)
-		}
-		if errors.Is(err, io.EOF) {
-			return hex.EncodeToString(h.Sum(nil)), nil
-		}
-		if err != nil {
-			return "", err
-		}
-	}
+	return release
 }
+
+// Evict removes a model. Files that the store does not own stay where they are.
+func (s *Store) Evict(ref string) error { return s.ms.Evict(ref) }
+
+// Open gives the file with a checksum, for another hive.
+func (s *Store) Open(sha256 string) (*os.File, error) { return s.ms.OpenFile(sha256) }
+
+// Canonical is the form in which the store lists a reference.
+func Canonical(ref string) string {
+	r, err := provisioner.ParseRef(ref)
+	if err != nil {
+		return ref
+	}
+	return r.String()
+}
+
+func (s *Store) model(m modelstore.Model) hiveapi.Model {
+	out := hiveapi.Model{Model: m.Ref, ModelRef: m.Ref, Node: s.node, State: hiveapi.ModelReady, Progress: 1, Path: m.Path, SizeBytes: m.SizeBytes, SHA256: m.SHA256,
+		Commit: m.Commit, Choice: m.Choice, Pinned: m.Pinned, LastUsedAt: m.LastUsed, ContextLength: int64(m.Info.ContextLength), Parameters: m.Info.Parameters,
+		Architecture: m.Info.Architecture, Quantization: m.Info.Quantization, Memory: hiveapi.Memory(m.Info.Memory)}
+	if c, err := sim.ParseRef(m.Ref); err == nil {
+		out.MemoryEstimate, out.ContextLength = c.Memory, int64(c.Context)
+		out.Memory = hiveapi.Memory{Fixed: c.Memory}
+	}
+	return out
+}
+
+// refError is a reference that the simulator does not understand.
+type refError struct{ error }
+
+// Code is the contract's code.
+func (*refError) Code() string { return "INVALID_MODEL_REF" }
+
+// Unwrap gives the cause.
+func (e *refError) Unwrap() error { return e.error }
+
+// IsNotFound says that a model is not in the store.
+func IsNotFound(err error) bool { return errors.Is(err, modelstore.ErrNotFound) }
