@@ -3,10 +3,7 @@ package modelstore
 import (
 	"context"
 	"crypto/rand"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
-	"fmt"
 	"io"
 	"net/url"
 	"os"
@@ -93,11 +90,16 @@ func (s *Store) run(ctx context.Context, j *Job, ref provisioner.Ref, req Reques
 	s.mu.Lock()
 	delete(s.jobs, req.Ref)
 	if err == nil {
-		if old := s.models[req.Ref]; old != nil {
-			m.Pinned, m.Uses = old.Pinned, old.Uses
+		now := s.models[req.Ref]
+		if now == nil || !m.owned() { // nothing of the store's own: file:, sim:, ollama:
+			kept := m
+			if now != nil {
+				kept.Pinned, kept.Uses = now.Pinned, now.Uses
+			}
+			now = &kept
+			s.models[req.Ref] = now
 		}
-		s.models[req.Ref] = &m
-		m = s.viewLocked(&m)
+		m = s.viewLocked(now)
 	}
 	s.mu.Unlock()
 	j.end(m, err)
@@ -189,79 +191,6 @@ func (s *Store) inspect(p string) Info {
 		return Info{}
 	}
 	return info
-}
-
-// recheck verifies a model that an earlier life installed but may not have brought to the disk.
-func (s *Store) recheck(ctx context.Context, j *Job, req Request) (Model, bool) {
-	s.mu.Lock()
-	m, ok := s.models[req.Ref]
-	if !ok || req.SHA256 != "" && req.SHA256 != m.SHA256 {
-		s.mu.Unlock()
-		return Model{}, false
-	}
-	rec := *m
-	s.mu.Unlock()
-	j.total.Store(rec.SizeBytes)
-	j.state(Verifying, "", "checking what was there before")
-	for _, f := range rec.Files {
-		sum, err := sumFile(ctx, filepath.Join(s.dir, blobName(f.SHA256)), &j.fetched)
-		if ctx.Err() != nil {
-			return Model{}, false
-		}
-		if err != nil || sum != f.SHA256 {
-			s.log.Warn("content damaged, fetching it again", "ref", req.Ref, "file", f.Path, "error", err)
-			s.forget(req.Ref, f.SHA256)
-			j.fetched.Store(0)
-			return Model{}, false
-		}
-	}
-	s.settle(rec)
-	return rec, true
-}
-
-// forget drops a damaged model so that it is fetched again.
-func (s *Store) forget(ref, sum string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	_ = s.root.Remove(indexName(ref))
-	delete(s.models, ref)
-	delete(s.unsynced, ref)
-	_ = s.root.RemoveAll(dirModels + "/" + key(ref))
-	_ = s.root.Remove(blobName(sum))
-}
-
-// settle brings an installed model to the disk in the background and notes that it is there.
-func (s *Store) settle(m Model) {
-	s.mu.Lock()
-	delete(s.unsynced, m.Ref)
-	s.mu.Unlock()
-	s.work.Go(func() {
-		for _, f := range m.Files {
-			if err := s.syncBlob(f.SHA256); err != nil {
-				s.log.Warn("content not synced; it will be verified after a restart", "ref", m.Ref, "error", err)
-				return
-			}
-		}
-		s.mu.Lock()
-		now, ok := s.models[m.Ref]
-		if !ok {
-			s.mu.Unlock()
-			return
-		}
-		rec := *now
-		s.mu.Unlock()
-		if err := s.saveIndex(rec, true); err != nil {
-			s.log.Warn("index not saved", "ref", m.Ref, "error", err)
-		}
-	})
-}
-
-func (s *Store) syncBlob(sum string) error {
-	f, err := s.root.Open(blobName(sum))
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
 }
 
 // planHub asks the hub what to fetch; where it can't be reached, a peer that has the model will do.
@@ -406,48 +335,6 @@ func (s *Store) carryOut(ctx context.Context, j *Job, req Request, p plan) (Mode
 		return Model{}, &Error{Kind: ErrCorrupt, Ref: req.Ref, Message: "the files have the sum " + m.SHA256 + " and not the required " + req.SHA256}
 	}
 	return s.install(m, p.main)
-}
-
-// contentSum is the checksum of one file, or of the list of several.
-func contentSum(files []File) string {
-	if len(files) == 1 {
-		return files[0].SHA256
-	}
-	h := sha256.New()
-	for _, f := range files {
-		fmt.Fprintf(h, "%s  %s\n", f.SHA256, f.Path)
-	}
-	return hex.EncodeToString(h.Sum(nil))
-}
-
-// install gives the content its names and writes the index.
-func (s *Store) install(m Model, main string) (Model, error) {
-	fail := func(err error) (Model, error) {
-		return Model{}, s.diskError(m.Ref, "the model can't be installed", err)
-	}
-	dir := dirModels + "/" + key(m.Ref)
-	if err := s.root.RemoveAll(dir); err != nil {
-		return fail(err)
-	}
-	for _, f := range m.Files {
-		name := dir + "/" + f.Path
-		if err := s.root.MkdirAll(path.Dir(name), 0o700); err != nil {
-			return fail(err)
-		}
-		if err := s.root.Link(blobName(f.SHA256), name); err != nil {
-			return fail(err)
-		}
-	}
-	m.Path = filepath.Join(s.dir, filepath.FromSlash(dir), filepath.FromSlash(main))
-	m.Info = s.inspect(m.Path)
-	if err := s.saveIndex(m, false); err != nil {
-		return fail(err)
-	}
-	s.mu.Lock()
-	s.models[m.Ref] = &m
-	s.mu.Unlock()
-	s.settle(m)
-	return m, nil
 }
 
 // retry wraps a request in the caller's hook.

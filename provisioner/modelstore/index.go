@@ -89,7 +89,9 @@ func (s *Store) load() error {
 		m := rec.Model
 		m.Path = filepath.Join(s.dir, dirModels, key(m.Ref), filepath.FromSlash(rec.Main))
 		s.models[m.Ref] = &m
-		if !rec.Synced {
+		if rec.Synced {
+			s.onDisk[m.Ref] = true
+		} else {
 			s.unsynced[m.Ref] = true
 		}
 	}

@@ -35,14 +35,16 @@ type Store struct {
 	cancel context.CancelFunc
 	work   sync.WaitGroup
 
-	space sync.Mutex // serialises the making of room; taken before mu
+	space sync.Mutex // serialises the making of room; taken before index
+	index sync.Mutex // serialises changes of the index on disk; taken before mu
 
 	mu       sync.Mutex
 	models   map[string]*Model
 	uses     map[string]int
 	jobs     map[string]*Job // that run, by reference
 	partials map[string]chan struct{}
-	unsynced map[string]bool
+	unsynced map[string]bool // to be verified before use: an earlier life may not have brought them to the disk
+	onDisk   map[string]bool // known to be on the disk
 	closed   bool
 }
 
@@ -63,7 +65,7 @@ func Open(dir string, o Options) (*Store, error) {
 		return nil, fmt.Errorf("modelstore: %w", err)
 	}
 	s := &Store{dir: dir, root: root, o: o, log: o.Logger, models: map[string]*Model{}, uses: map[string]int{}, jobs: map[string]*Job{},
-		partials: map[string]chan struct{}{}, unsynced: map[string]bool{}}
+		partials: map[string]chan struct{}{}, unsynced: map[string]bool{}, onDisk: map[string]bool{}}
 	if err := s.open(); err != nil {
 		if s.lock != nil {
 			_ = s.lock.Close()
@@ -259,9 +261,8 @@ func (s *Store) Use(ref string) (release func(), err error) {
 				return
 			}
 			m.LastUsed = s.o.Now()
-			record := *m
 			s.mu.Unlock()
-			if err := s.saveIndex(record, false); err != nil {
+			if err := s.keep(ref); err != nil {
 				s.log.Warn("last use not saved", "ref", ref, "error", err)
 			}
 		})
@@ -277,17 +278,30 @@ func (s *Store) Pin(ref string, pinned bool) error {
 		return &Error{Kind: ErrNotFound, Ref: ref}
 	}
 	m.Pinned = pinned
-	record := *m
 	s.mu.Unlock()
-	if !record.owned() {
+	return s.keep(ref)
+}
+
+// keep writes a model's record as it is now, unless the model is gone.
+func (s *Store) keep(ref string) error {
+	s.index.Lock()
+	defer s.index.Unlock()
+	s.mu.Lock()
+	m, ok := s.models[ref]
+	if !ok || !m.owned() {
+		s.mu.Unlock()
 		return nil
 	}
-	return s.saveIndex(record, true)
+	record, synced := *m, s.onDisk[ref]
+	s.mu.Unlock()
+	return s.saveIndex(record, synced)
 }
 
 // Evict removes a model and the content that no other model shares. A model that is in use, or on its way,
 // is ErrInUse. Files that lie outside the store stay where they are.
 func (s *Store) Evict(ref string) error {
+	s.index.Lock()
+	defer s.index.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.evictLocked(ref)
@@ -311,6 +325,7 @@ func (s *Store) evictLocked(ref string) error {
 	}
 	delete(s.models, ref)
 	delete(s.unsynced, ref)
+	delete(s.onDisk, ref)
 	if !m.owned() {
 		return nil
 	}
