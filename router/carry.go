@@ -16,6 +16,7 @@ import (
 // verdict is what follows an attempt.
 type verdict struct {
 	again bool
+	hung  bool   // the worker fell silent: the client has waited long enough already
 	why   error  // of the attempt that failed
 	res   Result // when not again
 }
@@ -136,12 +137,17 @@ func (t *task) attempt(res *reservation) verdict {
 	x := &exchange{ctx: t.ctx, pool: t.r.pool, w: w, req: req, job: t.job, g: newGuard(t.ctx, first, t.r.o.InterToken)}
 	out := t.converse(s, x, cont)
 	t.conclude(res, x, &out)
-	return t.judge(w, &out)
+	v := t.judge(w, &out)
+	v.hung = out.Kind == WorkerFault && (errors.Is(out.Err, errFirstToken) || errors.Is(out.Err, errInterToken) || (out.FirstToken == 0 && out.Duration >= first))
+	return v
 }
 
 // begin counts an attempt.
 func (t *task) begin(w *Worker) {
 	t.job.Attempt++
+	if t.tries++; t.tries == 1 && t.r.o.Budget != nil {
+		t.r.o.Budget.Request()
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.worker = *w

@@ -84,8 +84,8 @@ func (d *dispatcher) housekeep(ctx context.Context, now time.Time) {
 	order := r.shuffled && len(r.line) > 1 || r.more && len(r.line) < r.o.MaxWaiting/2
 	r.mu.Unlock()
 	if limited || now.Sub(d.ticked) >= tick {
-		for _, l := range r.overdue(now) {
-			r.expire(l)
+		for _, t := range r.overdue(now) {
+			r.expire(t)
 		}
 	}
 	if orphans {
@@ -106,8 +106,7 @@ func (d *dispatcher) housekeep(ctx context.Context, now time.Time) {
 }
 
 // expire ends a job that waited too long.
-func (r *Router) expire(l late) {
-	t := l.t
+func (r *Router) expire(t *task) {
 	if !r.take(t) {
 		return
 	}
@@ -115,7 +114,7 @@ func (r *Router) expire(l late) {
 	switch {
 	case t.ctx.Err() != nil:
 		t.finish(t.aborted())
-	case l.rescue && t.last != nil:
+	case t.last != nil:
 		t.finish(t.last.res)
 	default:
 		t.finish(t.result(Failed, CodeCapacity, "no slot became free within "+r.o.QueueTimeout.String()+"; retry later"))

@@ -3,6 +3,7 @@ package router
 import (
 	"context"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -266,6 +267,14 @@ func TestFault06Hangs(t *testing.T) {
 		}
 		g.free()
 	})
+	t.Run("nobody else", func(t *testing.T) {
+		a := startWorker(t, "a", ProtocolOpenAI, hangAt(0))
+		g := newRig(t, Options{FirstToken: 100 * time.Millisecond}, a)
+		if res := g.wait(g.submit(complete(10))); res.Code != CodeWorkerFailed || a.count() != 1 {
+			t.Fatalf("%+v, %d calls", res, a.count())
+		}
+		g.free()
+	})
 	t.Run("goes on elsewhere", func(t *testing.T) {
 		a, b := two(t, ProtocolOpenAI, hangAt(3))
 		g := newRig(t, Options{InterToken: 100 * time.Millisecond}, a, b)
@@ -434,6 +443,78 @@ func TestCancelInAnyState(t *testing.T) {
 		}
 		if err := g.Cancel(ctx, h.ID()); codeOf(err, "") != CodeNotFound {
 			t.Errorf("%v", err)
+		}
+	}
+	g.free()
+}
+
+// ration is a budget of a fifth of the requests, at least three.
+type ration struct {
+	mu              sync.Mutex
+	requests, taken int
+}
+
+func (b *ration) Request() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.requests++
+}
+
+func (b *ration) Take() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.taken >= max(3, b.requests/5) {
+		return false
+	}
+	b.taken++
+	return true
+}
+
+func TestFault26RetryStorm(t *testing.T) {
+	a, b := two(t, ProtocolOpenAI, dieAt(0))
+	b.become(dieAt(0))
+	g := newRig(t, Options{Budget: &ration{}, QueueTimeout: 300 * time.Millisecond}, a, b)
+	const n = 100
+	var hs []*Handle
+	for range n {
+		hs = append(hs, g.submit(complete(3)))
+	}
+	for _, h := range hs {
+		if res := g.wait(h); res.Code != CodeWorkerFailed && res.Code != CodeCapacity {
+			t.Fatalf("%+v", res)
+		}
+	}
+	if calls := a.count() + b.count(); calls > n*12/10 {
+		t.Errorf("%d attempts for %d requests", calls, n)
+	}
+	g.free()
+}
+
+// A worker that dies under many jobs at once: no leave to try again is a wait, not a failure.
+func TestFault04BudgetDelaysOnly(t *testing.T) {
+	a, b := two(t, ProtocolOpenAI, nil)
+	a.Slots, b.Slots = 20, 20
+	gate := make(chan struct{})
+	a.become(func(w *fakeWorker, c *call) bool { <-gate; return dieAt(0)(w, c) })
+	budget := &ration{}
+	g := newRig(t, Options{Budget: budget}, a, b)
+	var hs []*Handle
+	for range 20 {
+		hs = append(hs, g.submit(complete(3)))
+	}
+	for range hs {
+		a.next(t)
+	}
+	close(gate)
+	for g.Stats().Waiting < 10 {
+		<-time.After(time.Millisecond)
+	}
+	budget.mu.Lock()
+	budget.requests = 1000 // time passes
+	budget.mu.Unlock()
+	for _, h := range hs {
+		if res := g.wait(h); res.State != Complete {
+			t.Fatalf("%+v", res)
 		}
 	}
 	g.free()

@@ -101,6 +101,13 @@ func (r *Router) look(v *view, aside map[*task]bool, models map[string]bool) {
 		if !t.pause.IsZero() && now.Before(t.pause) {
 			continue
 		}
+		if t.owed {
+			if !r.o.Budget.Take() {
+				t.pause = now.Add(quickTick)
+				continue
+			}
+			t.owed = false
+		}
 		if models[m] || v.count[m] >= viewModel || aside[t] {
 			continue
 		}
@@ -138,23 +145,17 @@ func (r *Router) reorder(ids map[string]int) {
 func (r *Router) urgent() bool { return len(r.line) > 0 && r.line[0].front }
 
 // overdue takes out of the line whose time is up.
-func (r *Router) overdue(now time.Time) []late {
+func (r *Router) overdue(now time.Time) []*task {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	var out []late
+	var out []*task
 	for _, t := range r.line {
 		rescue := !t.until.IsZero() && !now.Before(t.until)
 		if rescue || t.ctx.Err() != nil || (t.load == nil && now.Sub(t.since) >= r.o.QueueTimeout) {
-			out = append(out, late{t, rescue})
+			out = append(out, t)
 		}
 	}
 	return out
-}
-
-// late is a job whose time in the line is up; rescue says that it was the time for a rescue.
-type late struct {
-	t      *task
-	rescue bool
 }
 
 // positions tells the readers of waiting jobs where they stand.

@@ -26,11 +26,20 @@ type Options struct {
 	MaxReply   int64 // bytes of a non-streaming answer; 0 = 64 MiB
 	MaxIdle    int   // idle connections kept for each worker; 0 = 16
 
+	// Budget, when not nil, bounds the attempts that follow a failed one, so that a failing fleet is not flooded: a job
+	// that gets no leave to try again waits for it in the line.
+	Budget Budget
 	// Ready, when not nil, holds back every load until it is closed: until the hives that already run have been heard.
 	Ready <-chan struct{}
 	NewID func() string // nil: random
 	Log   *slog.Logger  // nil: discard
 	Hooks Hooks
+}
+
+// Budget bounds retries relative to requests.
+type Budget interface {
+	Request()   // a job's first attempt begins
+	Take() bool // may another one try again?
 }
 
 // Hooks observe; all are optional and must not block.

@@ -99,7 +99,8 @@ func (t *task) replace(v verdict) *reservation {
 		r.o.Hooks.OnRetry(t.job, t.worker.ID, t.emitted, v.why)
 	}
 	r.log.Info("job goes on elsewhere", "job", t.job.ID, "worker", t.worker.ID, "continued", t.emitted, "reason", plain(v.why))
-	if t.busy > 1 { // everybody is busy, whatever the scheduler believes
+	t.owed = r.o.Budget != nil && !r.o.Budget.Take()
+	if t.owed || t.busy > 1 { // no leave yet, or everybody is busy, whatever the scheduler believes
 		t.wait(v, hold(Placement{Action: Wait}))
 		return nil
 	}
@@ -117,6 +118,10 @@ func (t *task) replace(v verdict) *reservation {
 	case Route:
 		if slices.Contains(t.job.Exclude, p.Worker.ID) { // nobody else, for now
 			res.release(Outcome{Kind: Aborted})
+			if v.hung && !t.job.Detached {
+				t.finish(v.res)
+				return nil
+			}
 			t.wait(v, hold(Placement{Action: Wait}))
 			return nil
 		}
@@ -125,6 +130,11 @@ func (t *task) replace(v verdict) *reservation {
 		}
 		return res
 	case Reject:
+		t.finish(v.res)
+		return nil
+	}
+	if v.hung && !t.job.Detached {
+		res.release(Outcome{Kind: Aborted})
 		t.finish(v.res)
 		return nil
 	}

@@ -36,6 +36,7 @@ type task struct {
 	since time.Time // in the line
 	until time.Time // for a rescue: the end of its patience
 	pause time.Time // not before
+	owed  bool      // waits for leave of the retry budget
 	front bool
 	load  *load
 	loads int
@@ -51,6 +52,7 @@ type task struct {
 	// the owner's alone
 	slot       *reservation // the last one, for a panic
 	settled    bool
+	tries      int  // attempts by this router
 	stored     bool // running in the store
 	emitted    bool // frames went out
 	retries    int
