@@ -98,6 +98,7 @@ func (s *Scheduler) sync() {
 		return
 	}
 	s.snap = snap
+	s.recordSnapshot()
 	s.syncHives(snap)
 	for _, m := range s.models {
 		m.workers, m.known, m.need = m.workers[:0], false, Need{}

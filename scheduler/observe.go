@@ -10,9 +10,9 @@ func (s *Scheduler) Observe(o Observation) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	now := s.now()
 	if s.opts.Recorder != nil {
-		s.opts.Recorder.Observation(o, s.at(now))
+		kept := o
+		s.opts.Recorder.Record(Event{At: s.at(s.now()), Observation: &kept})
 	}
 	w := s.workers[o.Worker]
 	if w == nil {

@@ -46,12 +46,6 @@ type Ledger interface {
 	Reserve(ctx context.Context, job *Job, d Decision) (release func(), err error)
 }
 
-// Recorder receives each decision with its inputs; see Ring for the bounded one in memory.
-type Recorder interface {
-	Decision(Record)
-	Observation(Observation, time.Time)
-}
-
 // Usable defaults for what Options leaves at zero.
 func (o Options) withDefaults() Options {
 	if o.Now == nil {

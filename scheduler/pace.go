@@ -35,8 +35,8 @@ func (w Weights) withDefaults() Weights {
 }
 
 // pacing keeps jobs in the line while a worker's prefill is busy, which needs a caller that comes back
-// at the hinted time (Decision.Wait) or says when first tokens come. One that doesn't is noticed, and
-// from then on a free slot is filled at once.
+// at the hinted time (Decision.Wait) or says when first tokens come. It begins once the caller has shown
+// that it does, and ends when it stops: until then a free slot is filled at once.
 type pacing struct {
 	w     Weights
 	off   bool
@@ -76,9 +76,9 @@ func (p *pacing) called(now int64) {
 func (p *pacing) told(n int) {
 	p.score = min(max(p.score+n, -16), 16)
 	switch {
-	case p.score <= -8:
+	case p.score <= -4:
 		p.off = true
-	case p.score >= 8:
+	case p.score >= 4:
 		p.off = false
 	}
 }

@@ -59,7 +59,7 @@ func (s *Scheduler) pickOne(ctx context.Context, line []*Job) (int, Decision, Re
 		s.pace.hinted(now, d.Wait)
 		return i, d, Release{}, nil
 	}
-	s.record(line[i], &d, now)
+	s.record(line[i], &d, now, false)
 	s.lineLen--
 	if m := s.models[line[i].Model]; m != nil && d.Action != Provision && m.waiting > 0 {
 		m.waiting--
@@ -138,9 +138,12 @@ func (s *Scheduler) window(line []*Job, now int64) []item {
 // rankAll orders the window: by age, with each job set back by a few times its own prefill. Short jobs
 // pass long ones that came shortly before, and nobody waits for ever, since every rank is fixed.
 func (s *Scheduler) rankAll(items []item, now int64) {
-	limit := int64(time.Second)
+	limit, share := int64(time.Second), s.opts.Weights.Setback
+	if s.pace.off {
+		share /= 2 // behind us the workers' own queues are first come, first served
+	}
 	for k := range items {
-		limit = max(limit, int64(s.opts.Weights.Setback*float64(now-max(items[k].eff, 0))))
+		limit = max(limit, int64(share*float64(now-max(items[k].eff, 0))))
 	}
 	for k := range items {
 		it := &items[k]

@@ -1,21 +1,160 @@
 package scheduler
 
 import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
 	"slices"
+	"sync"
 	"time"
 )
 
-// Record is one decision with what it was decided on, compact enough to keep many.
-type Record struct {
-	At       time.Time `json:"at"`
-	Job      *Job      `json:"job"`
-	Decision Decision  `json:"decision"`
+// Event is one entry of a recording: a snapshot, a job that arrived, a decision, or what an attempt took.
+type Event struct {
+	At          time.Time    `json:"at"`
+	Snapshot    *Snapshot    `json:"snapshot,omitempty"`
+	Job         *Job         `json:"job,omitempty"` // with Arrived: the whole job; else its id and model
+	Arrived     bool         `json:"arrived,omitempty"`
+	Decision    *Decision    `json:"decision,omitempty"`
+	Observation *Observation `json:"observation,omitempty"`
 }
 
-func (s *Scheduler) record(job *Job, d *Decision, now int64) {
-	if s.opts.Recorder != nil && d.Action != Queue {
-		s.opts.Recorder.Decision(Record{At: s.at(now), Job: job, Decision: *d})
+// Recorder receives every event, under the scheduler's lock: it must not block. See Ring.
+type Recorder interface{ Record(Event) }
+
+func (s *Scheduler) record(job *Job, d *Decision, now int64, arrived bool) {
+	if s.opts.Recorder == nil {
+		return
 	}
+	e := Event{At: s.at(now), Decision: new(Decision), Arrived: arrived}
+	*e.Decision = *d
+	if arrived {
+		e.Job = job
+	} else {
+		e.Job = &Job{ID: job.ID, Model: job.Model}
+	}
+	s.opts.Recorder.Record(e)
+}
+
+// recordSnapshot notes a change of the fleet.
+func (s *Scheduler) recordSnapshot() {
+	if s.opts.Recorder != nil {
+		s.opts.Recorder.Record(Event{At: s.at(s.now()), Snapshot: s.snap})
+	}
+}
+
+// Ring is a Recorder that keeps the latest events in memory, bounded in number and in prefix hashes. It
+// holds no prompts: a job's record has sizes, labels and hashes.
+type Ring struct {
+	mu     sync.Mutex
+	events []Event
+	blocks int
+	max    int
+	base   *Event // the snapshot that was in force before the first event kept
+}
+
+// ringBlocks bounds the prefix hashes that a Ring keeps in all (8 MiB).
+const ringBlocks = 1 << 20
+
+// NewRing keeps up to max events; 0 = 10,000.
+func NewRing(max int) *Ring {
+	if max <= 0 {
+		max = 10_000
+	}
+	return &Ring{max: max}
+}
+
+// Record implements Recorder.
+func (r *Ring) Record(e Event) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.events = append(r.events, e)
+	r.blocks += e.blocks()
+	drop := 0
+	for len(r.events)-drop > r.max || r.blocks > ringBlocks && drop < len(r.events) {
+		old := r.events[drop]
+		r.blocks -= old.blocks()
+		if old.Snapshot != nil {
+			r.base = &old
+		}
+		drop++
+	}
+	if drop > 0 {
+		clear(r.events[:drop])
+		r.events = r.events[drop:]
+	}
+}
+
+func (e *Event) blocks() int {
+	if e.Arrived && e.Job != nil {
+		return len(e.Job.Blocks)
+	}
+	return 0
+}
+
+// Events are those kept, oldest first, beginning with the snapshot in force.
+func (r *Ring) Events() []Event {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []Event
+	if r.base != nil {
+		out = append(out, *r.base)
+	}
+	return append(out, r.events...)
+}
+
+// Of are the decisions about one job that are still kept.
+func (r *Ring) Of(jobID string) []Event {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []Event
+	for _, e := range r.events {
+		if e.Decision != nil && e.Job != nil && e.Job.ID == jobID {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+// WriteEvents writes a recording, one JSON object a line.
+func WriteEvents(w io.Writer, events []Event) error {
+	enc := json.NewEncoder(w)
+	for i := range events {
+		e := events[i]
+		if o := e.Observation; o != nil && o.Job != nil {
+			c := *o
+			c.Job = &Job{ID: o.Job.ID, Model: o.Job.Model}
+			e.Observation = &c
+		}
+		if err := enc.Encode(e); err != nil {
+			return fmt.Errorf("scheduler: write the recording: %w", err)
+		}
+	}
+	return nil
+}
+
+// ReadEvents reads a recording; lines of more than 16 MiB and more than a million of them are refused.
+func ReadEvents(r io.Reader) ([]Event, error) {
+	sc := bufio.NewScanner(r)
+	sc.Buffer(nil, 16<<20)
+	var out []Event
+	for n := 1; sc.Scan(); n++ {
+		if len(sc.Bytes()) == 0 {
+			continue
+		}
+		var e Event
+		if err := json.Unmarshal(sc.Bytes(), &e); err != nil {
+			return nil, fmt.Errorf("scheduler: recording, line %d: %w", n, err)
+		}
+		if out = append(out, e); len(out) > 1_000_000 {
+			return nil, fmt.Errorf("scheduler: recording: more than %d events", 1_000_000)
+		}
+	}
+	if err := sc.Err(); err != nil {
+		return nil, fmt.Errorf("scheduler: recording: %w", err)
+	}
+	return out, nil
 }
 
 func sortedKeys[V any](m map[string]V) []string {

@@ -46,7 +46,7 @@ func New(source Source, o Options) *Scheduler {
 	s := &Scheduler{source: source, opts: o.withDefaults(), workers: map[string]*worker{}, models: map[string]*model{},
 		hives: map[string]*hive{}, devices: map[string]*device{}, speeds: map[speedKey]*speed{}, byJob: map[string]int32{},
 		seen: map[string]bool{}, sessions: newRecent[string](maxSessions), recent: newRecent[ended](4096), policy: o.Policy}
-	s.pace.w = s.opts.Weights
+	s.pace.w, s.pace.off = s.opts.Weights, true
 	s.base = s.opts.Now()
 	return s
 }
@@ -114,7 +114,7 @@ func (s *Scheduler) place(ctx context.Context, job *Job) (Decision, Release, err
 	now := s.now()
 	s.arrived(job, now)
 	d := s.decide(ctx, job, now)
-	s.record(job, &d, now)
+	s.record(job, &d, now, true)
 	switch d.Action {
 	case Reject:
 		return d, Release{}, s.rejection(job, &d)
