@@ -81,15 +81,18 @@ type pool struct {
 	max     int
 
 	mu     sync.Mutex
-	idle   map[string][]*conn
+	idle   map[workerKey][]*conn
 	closed bool
 }
 
 func newPool(d Dialer, timeout time.Duration, max int) *pool {
-	return &pool{dialer: d, timeout: timeout, max: max, idle: make(map[string][]*conn)}
+	return &pool{dialer: d, timeout: timeout, max: max, idle: make(map[workerKey][]*conn)}
 }
 
-func poolKey(w *Worker) string { return w.ID + "\x00" + w.Address }
+// workerKey names a worker's process: an id may come back at another address.
+type workerKey struct{ id, address string }
+
+func poolKey(w *Worker) workerKey { return workerKey{w.ID, w.Address} }
 
 // get gives a kept connection, or a new one. fresh asks for a new one.
 func (p *pool) get(ctx context.Context, w *Worker, fresh bool) (c *conn, reused bool, err error) {
@@ -107,7 +110,7 @@ func (p *pool) get(ctx context.Context, w *Worker, fresh bool) (c *conn, reused 
 	return newConn(nc), false, nil
 }
 
-func (p *pool) take(key string) *conn {
+func (p *pool) take(key workerKey) *conn {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	list := p.idle[key]
