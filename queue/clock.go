@@ -22,7 +22,9 @@ func SystemClock() func() time.Time {
 		d := time.Since(start)
 		if last := looked.Load(); int64(d)-last > int64(time.Second) && looked.CompareAndSwap(last, int64(d)) {
 			// whole tenths of a second: the two clocks are not read at one instant
-			slept.Store(int64(max(0, suspended()-before).Round(100 * time.Millisecond)))
+			if v := int64((suspended() - before).Round(100 * time.Millisecond)); v > slept.Load() {
+				slept.Store(v)
+			}
 		}
 		return d + time.Duration(slept.Load())
 	}

@@ -2,6 +2,7 @@ package queue_test
 
 import (
 	"testing"
+	"time"
 
 	"github.com/queen-rbee/queen-rbee/queue"
 	"github.com/queen-rbee/queen-rbee/queue/queuetest"
@@ -18,3 +19,17 @@ func memory(testing.TB) func() (queue.Store, error) {
 }
 
 func TestMemoryConforms(t *testing.T) { queuetest.Run(t, memory) }
+
+func TestMemoryJournalConforms(t *testing.T) {
+	queuetest.RunJournal(t, func(testing.TB) func(func() time.Time) (queue.Journal, error) {
+		var j *queue.MemoryJournal
+		return func(clock func() time.Time) (queue.Journal, error) {
+			if j == nil {
+				j = queue.NewMemoryJournal(clock)
+			} else {
+				j.Reopen()
+			}
+			return j, nil
+		}
+	})
+}

@@ -15,8 +15,8 @@ type Journal interface {
 	Append(ctx context.Context, job string, seq uint64, meta uint32, data []byte) error
 	// Buffer adds a frame that a crash of the process may lose for at most 100 ms. Readers see it at once.
 	Buffer(job string, seq uint64, meta uint32, data []byte) error
-	// Read calls fn for every frame after the given sequence number that exists now. data is valid during the call.
-	// An error of fn ends the reading and is returned. A position beyond the end is ErrDiverged.
+	// Read calls fn for every frame after the given sequence number that exists now. data is valid during the call
+	// and not to be changed. An error of fn ends the reading and is returned. A position beyond the end is ErrDiverged.
 	Read(ctx context.Context, job string, after uint64, fn func(seq uint64, meta uint32, data []byte) error) error
 	// Tail is Read that goes on with frames as they come, until ctx ends or fn fails.
 	Tail(ctx context.Context, job string, after uint64, fn func(seq uint64, meta uint32, data []byte) error) error

@@ -125,7 +125,7 @@ func (q *Queue) run() {
 	nextPurge := time.Now().Add(time.Second)
 	for {
 		q.Sweep()
-		if time.Now().After(nextPurge) {
+		if !time.Now().Before(nextPurge) {
 			q.housekeep()
 			nextPurge = time.Now().Add(time.Minute)
 		}

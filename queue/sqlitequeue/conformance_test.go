@@ -3,6 +3,7 @@ package sqlitequeue_test
 import (
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/queen-rbee/queen-rbee/queue"
 	"github.com/queen-rbee/queen-rbee/queue/queuetest"
@@ -17,4 +18,21 @@ func TestStoreConforms(t *testing.T) {
 			return sqlitequeue.Open(t.Context(), path, sqlitequeue.Options{Durability: sqlitequeue.Process})
 		}
 	})
+}
+
+func TestJournalConforms(t *testing.T) {
+	for name, o := range map[string]sqlitequeue.Options{
+		"defaults": {},
+		"hasty":    {Settle: 1, Linger: time.Millisecond, TailSize: 500},
+	} {
+		t.Run(name, func(t *testing.T) {
+			queuetest.RunJournal(t, func(t testing.TB) func(func() time.Time) (queue.Journal, error) {
+				path := filepath.Join(t.TempDir(), "queue.frames")
+				return func(clock func() time.Time) (queue.Journal, error) {
+					o.Clock = clock
+					return sqlitequeue.OpenJournal(t.Context(), path, o)
+				}
+			})
+		})
+	}
 }
