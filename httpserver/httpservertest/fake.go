@@ -96,6 +96,11 @@ func (j *job) Serve(ctx context.Context, w http.ResponseWriter, v httpserver.Vie
 	if j.f.OnServe != nil {
 		return j.f.OnServe(ctx, j.r, w, v)
 	}
+	return Answer(w, v, j.id)
+}
+
+// Answer writes the words as a stream in the given view.
+func Answer(w http.ResponseWriter, v httpserver.View, id string) error {
 	h := w.Header()
 	h.Set("X-Rbee-Worker-Id", "w1")
 	h.Set("Content-Type", "text/event-stream")
@@ -104,12 +109,12 @@ func (j *job) Serve(ctx context.Context, w http.ResponseWriter, v httpserver.Vie
 	}
 	w.WriteHeader(200)
 	for i, word := range words() {
-		if _, err := io.WriteString(w, event(v, j.id, i, word)); err != nil {
+		if _, err := io.WriteString(w, event(v, id, i, word)); err != nil {
 			return err
 		}
 		_ = http.NewResponseController(w).Flush()
 	}
-	_, err := io.WriteString(w, end(v, j.id))
+	_, err := io.WriteString(w, end(v, id))
 	return err
 }
 
@@ -158,14 +163,19 @@ func (j *job) Result(ctx context.Context, v httpserver.View) (*httpserver.Result
 	if j.f.OnResult != nil {
 		return j.f.OnResult(ctx, j.r, v)
 	}
+	return Whole(v, j.id), nil
+}
+
+// Whole is the words as one body in the given view; an embedding for a raw one.
+func Whole(v httpserver.View, id string) *httpserver.Result {
 	text := strings.Join(words(), "")
 	h := http.Header{"X-Rbee-Worker-Id": {"w1"}, "Content-Type": {"application/json"}}
 	var body string
 	switch v.Format {
 	case httpserver.FormatChat:
-		body = fmt.Sprintf(`{"id":"chatcmpl-%s","object":"chat.completion","created":1,"model":%q,"choices":[{"index":0,"message":{"role":"assistant","content":%q},"finish_reason":"stop"}],"usage":{"prompt_tokens":3,"completion_tokens":4,"total_tokens":7}}`, j.id, v.Model, text)
+		body = fmt.Sprintf(`{"id":"chatcmpl-%s","object":"chat.completion","created":1,"model":%q,"choices":[{"index":0,"message":{"role":"assistant","content":%q},"finish_reason":"stop"}],"usage":{"prompt_tokens":3,"completion_tokens":4,"total_tokens":7}}`, id, v.Model, text)
 	case httpserver.FormatCompletion:
-		body = fmt.Sprintf(`{"id":"cmpl-%s","object":"text_completion","created":1,"model":%q,"choices":[{"index":0,"text":%q,"finish_reason":"stop"}],"usage":{"prompt_tokens":3,"completion_tokens":4,"total_tokens":7}}`, j.id, v.Model, text)
+		body = fmt.Sprintf(`{"id":"cmpl-%s","object":"text_completion","created":1,"model":%q,"choices":[{"index":0,"text":%q,"finish_reason":"stop"}],"usage":{"prompt_tokens":3,"completion_tokens":4,"total_tokens":7}}`, id, v.Model, text)
 	case httpserver.FormatOllamaChat:
 		body = fmt.Sprintf(`{"model":%q,"created_at":"2026-01-01T00:00:00Z","message":{"role":"assistant","content":%q},"done":true,"done_reason":"stop"}`, v.Model, text)
 	case httpserver.FormatOllamaGenerate:
@@ -173,7 +183,7 @@ func (j *job) Result(ctx context.Context, v httpserver.View) (*httpserver.Result
 	default:
 		body = `{"object":"list","model":"stories","data":[{"object":"embedding","index":0,"embedding":[0.5,0.25]}],"usage":{"prompt_tokens":2,"total_tokens":2}}`
 	}
-	return &httpserver.Result{Status: 200, Header: h, Body: []byte(body)}, nil
+	return &httpserver.Result{Status: 200, Header: h, Body: []byte(body)}
 }
 
 // Auth knows the keys "infer" (tenant t1, model stories only), "operate", "admin" and "hive"; unless Strict, everybody
