@@ -168,6 +168,16 @@ func (c *Client) Engines(ctx context.Context) ([]Engine, error) {
 	return out.Engines, err
 }
 
+// UseEngine switches to another installed version of an engine.
+func (c *Client) UseEngine(ctx context.Context, r UseEngineRequest) error {
+	return c.call(ctx, http.MethodPost, PathEngineUse, nil, r, nil, true)
+}
+
+// RemoveEngine removes an installed version; the active one is refused with CONFLICT.
+func (c *Client) RemoveEngine(ctx context.Context, r UseEngineRequest) error {
+	return c.call(ctx, http.MethodPost, PathEngineRemove, nil, r, nil, true)
+}
+
 // LogQuery selects log lines: those of one worker, or the hive's own.
 type LogQuery struct {
 	WorkerID string

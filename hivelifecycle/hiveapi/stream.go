@@ -139,6 +139,31 @@ func (c *Client) Provision(ctx context.Context, r ProvisionRequest, fn func(Prog
 	return c.ProvisionEvents(ctx, p.ID, fn)
 }
 
+// InstallEngine has the hive fetch, verify, try and activate a build of an engine, and returns when that is done. fn,
+// when not nil, sees the progress. The former version stays, and stays active when anything fails.
+func (c *Client) InstallEngine(ctx context.Context, p EnginePackage, fn func(Progress)) error {
+	err := c.streamOf(ctx, http.MethodPost, PathEngineInstall, p, c.o.WatchIdle, func(_ string, data []byte) error {
+		var pr Progress
+		if err := json.Unmarshal(data, &pr); err != nil {
+			return fmt.Errorf("%w: install: %v", ErrProtocol, err)
+		}
+		if fn != nil {
+			fn(pr)
+		}
+		switch pr.State {
+		case ModelReady:
+			return errFound
+		case ModelFailed:
+			return provisionError(pr)
+		}
+		return nil
+	})
+	if errors.Is(err, errFound) {
+		err = nil
+	}
+	return err
+}
+
 func provisionError(p Progress) error {
 	e := &Error{Status: http.StatusBadGateway, Name: p.Code, Message: p.Message, Facts: map[string]any{"model_ref": p.ModelRef}}
 	if e.Name == "" {
@@ -147,14 +172,18 @@ func provisionError(p Progress) error {
 	return e
 }
 
-// stream reads server-sent events and gives each one's name and data to fn. Silence for idle ends it with ErrSilent.
 func (c *Client) stream(ctx context.Context, path string, idle time.Duration, fn func(name string, data []byte) error) error {
+	return c.streamOf(ctx, http.MethodGet, path, nil, idle, fn)
+}
+
+// streamOf reads server-sent events and gives each one's name and data to fn. Silence for idle ends it with ErrSilent.
+func (c *Client) streamOf(ctx context.Context, method, path string, in any, idle time.Duration, fn func(name string, data []byte) error) error {
 	sctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	timer := time.AfterFunc(idle, func() { cancel(ErrSilent) })
 	defer timer.Stop()
 	err := func() error {
-		res, err := c.do(sctx, http.MethodGet, path, nil, nil, true, "text/event-stream")
+		res, err := c.do(sctx, method, path, nil, in, true, "text/event-stream")
 		if err != nil {
 			return err
 		}

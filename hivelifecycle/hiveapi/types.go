@@ -133,18 +133,41 @@ type Model struct {
 	ContextLength  int64      `json:"context_length,omitempty"`
 	Parameters     int64      `json:"parameters,omitempty"`
 	MemoryEstimate int64      `json:"memory_estimate,omitempty"`
+	Memory         Memory     `json:"memory,omitzero"`
+	Architecture   string     `json:"architecture,omitempty"`
+	Quantization   string     `json:"quantization,omitempty"`
+	Commit         string     `json:"commit,omitempty"` // the revision that it was taken at
+	Choice         string     `json:"choice,omitempty"` // why these files of a repository
+	Pinned         bool       `json:"pinned,omitempty"`
 	LastUsedAt     time.Time  `json:"last_used_at,omitzero"`
 	Message        string     `json:"message,omitempty"`
 }
 
-// ProvisionRequest asks a hive to have a model. Sources are further places to fetch it from, tried in order before
-// the reference's own one; SHA256 and Size, when given, are checked before the file is used.
+// Memory is what a model takes when it is loaded, in bytes: Weights + Fixed + PerToken for each token of context +
+// PerSlot for each slot. The zero value means unknown.
+type Memory struct {
+	Weights  int64 `json:"weights,omitempty"`
+	Fixed    int64 `json:"fixed,omitempty"`
+	PerToken int64 `json:"per_token,omitempty"`
+	PerSlot  int64 `json:"per_slot,omitempty"`
+}
+
+// ProvisionRequest asks a hive to have a model. Sources are other machines that have it, tried before the reference's
+// own place; SHA256, when given, is checked before the file is used. Size is what progress shows until the source
+// says it.
 type ProvisionRequest struct {
 	ModelRef string   `json:"model_ref"`
 	SHA256   string   `json:"sha256,omitempty"`
 	Size     int64    `json:"size,omitempty"`
 	Sources  []Source `json:"sources,omitempty"`
+	// HubToken is for the hub that the reference names; a secret, used for this request only.
+	HubToken string `json:"hub_token,omitempty"`
+	// DeviceMemory is how many bytes the model may take, for the choice among several files of a repository.
+	DeviceMemory int64 `json:"device_memory,omitempty"`
 }
+
+// LogValue keeps the token out of logs.
+func (r ProvisionRequest) LogValue() slog.Value { return slog.StringValue(r.ModelRef) }
 
 // Source is one place to fetch a file from. Authorization is the whole header value and is sent to that host only.
 type Source struct {
@@ -187,6 +210,28 @@ type ReadyRequest struct {
 	SpawnToken string `json:"spawn_token"`
 	Address    string `json:"address,omitempty"`
 	SlotsTotal int    `json:"slots_total,omitempty"`
+}
+
+// EnginePackage is one build of an engine that a hive can install. SHA256 is the archive's, pinned by the operator; when
+// it is empty, DigestURL is asked for it at install time: a release of the GitHub API, whose assets carry a digest.
+type EnginePackage struct {
+	Engine    string   `json:"engine"` // llama.cpp, ...
+	Version   string   `json:"version"`
+	OS        string   `json:"os"`
+	Arch      string   `json:"arch"`
+	Backend   string   `json:"backend"` // cpu, cuda, vulkan, metal, rocm
+	URL       string   `json:"url"`     // https:, or file: with an absolute path; .tar.gz, .tgz, .zip, or the program itself
+	SHA256    string   `json:"sha256,omitempty"`
+	DigestURL string   `json:"digest_url,omitempty"`
+	Program   string   `json:"program"`         // name of the executable in the archive
+	Smoke     []string `json:"smoke,omitempty"` // arguments of the trial run; default --version
+}
+
+// UseEngineRequest switches to another installed version of an engine, or names the one to remove.
+type UseEngineRequest struct {
+	Engine  string `json:"engine"`
+	Version string `json:"version"`
+	Backend string `json:"backend,omitempty"` // "" = the only one that is installed
 }
 
 // Engine is an engine that a hive can run: built in, installed or found on the machine.

@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"strings"
 
+	"github.com/queen-rbee/queen-rbee/cmd/rbee-hive/internal/store"
 	"github.com/queen-rbee/queen-rbee/hivelifecycle/engine/sim"
 )
 
@@ -25,6 +26,7 @@ type config struct {
 	detached, tokenStdin    bool
 	logFormat               string
 	simDevices              []simDevice
+	models                  store.Options
 	version                 string
 }
 
@@ -55,6 +57,20 @@ func parse(args []string, version string, stdin io.Reader, stdout, stderr io.Wri
 		}
 		c.simDevices = append(c.simDevices, simDevice{name, n})
 		return nil
+	})
+	c.models.HubToken = os.Getenv("HF_TOKEN")
+	fs.StringVar(&c.models.HFEndpoint, "hf-endpoint", os.Getenv("HF_ENDPOINT"), "hub, or a mirror of it, that hf: references are fetched from")
+	fs.Func("allow-url", "what https: references may begin with (may be repeated)", func(s string) error {
+		c.models.AllowURLs = append(c.models.AllowURLs, s)
+		return nil
+	})
+	fs.Func("allow-host", "host that may be private or speak plain http, such as a mirror's content server (may be repeated)", func(s string) error {
+		c.models.AllowHosts = append(c.models.AllowHosts, s)
+		return nil
+	})
+	fs.Func("model-budget", "how much the models may take on the disk, such as 200GiB", func(s string) (err error) {
+		c.models.Budget, err = sim.ParseSize(s)
+		return err
 	})
 	showVersion := fs.Bool("version", false, "print the version and exit")
 	if err := fs.Parse(args); err != nil {

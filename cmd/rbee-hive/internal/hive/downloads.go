@@ -17,7 +17,7 @@ const maxDownloadsKept = 256
 
 // downloads runs the store's provisions, one for each reference however many ask, and remembers how they ended.
 type downloads struct {
-	store   store.Store
+	store   *store.Store
 	changed func()
 	ctx     context.Context
 	cancel  context.CancelFunc
@@ -37,7 +37,7 @@ type download struct {
 	changed chan struct{}
 }
 
-func newDownloads(s store.Store, changed func()) *downloads {
+func newDownloads(s *store.Store, changed func()) *downloads {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &downloads{store: s, changed: changed, ctx: ctx, cancel: cancel, byID: map[string]*download{}, byRef: map[string]*download{}}
 }
@@ -51,6 +51,7 @@ func (d *downloads) close() {
 func (d *downloads) start(r hiveapi.ProvisionRequest) *download {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	r.ModelRef = store.Canonical(r.ModelRef)
 	if dl, ok := d.byRef[r.ModelRef]; ok {
 		return dl
 	}
@@ -109,6 +110,29 @@ func (d *downloads) find(id string) (*download, bool) {
 	defer d.mu.Unlock()
 	dl, ok := d.byID[id]
 	return dl, ok
+}
+
+// modelLocks keep the models of workers from being dropped.
+type modelLocks struct {
+	mu sync.Mutex
+	m  map[string]func() // by worker
+}
+
+// hold locks the worker's model, or releases it.
+func (l *modelLocks) hold(s *store.Store, workerID, ref string, inUse bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.m == nil {
+		l.m = map[string]func(){}
+	}
+	release, held := l.m[workerID]
+	switch {
+	case inUse && !held:
+		l.m[workerID] = s.Use(ref)
+	case !inUse && held:
+		release()
+		delete(l.m, workerID)
+	}
 }
 
 // list is the store's models and those that are on their way.

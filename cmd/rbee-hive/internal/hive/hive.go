@@ -32,7 +32,9 @@ type Hive struct {
 	journal   *journal
 	feed      *feed
 	sup       *engine.Supervisor
-	store     store.Store
+	store     *store.Store
+	locks     modelLocks
+	installer *engine.Installer
 	downloads *downloads
 	devices   *deviceWatch
 	epoch     uint64
@@ -56,13 +58,18 @@ func build(ctx context.Context, c config, j *journal, ln net.Listener) (*Hive, e
 	h.devices = newDeviceWatch(c.simDevices, func() []hiveapi.Worker { return h.feed.snapshot().Workers })
 	h.feed = newFeed(hiveapi.State{Node: c.name, ID: c.id, Epoch: h.epoch, Version: c.version, OS: runtime.GOOS, Arch: runtime.GOARCH,
 		Started: h.started, Workers: []hiveapi.Worker{}, Models: []hiveapi.Model{}})
-	h.store = store.NewBasic(c.name)
+	c.models.Logger = h.log
+	if h.store, err = store.Open(filepath.Join(c.dataDir, "models"), c.name, c.models); err != nil {
+		return nil, err
+	}
 	h.downloads = newDownloads(h.store, func() { h.feed.models(h.models()) })
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	h.sup, err = engine.New(engine.Options{Dir: filepath.Join(c.dataDir, "workers"), EngineDir: filepath.Join(c.dataDir, "engines"), Node: c.name, Logger: h.log,
+	engineDir := filepath.Join(c.dataDir, "engines")
+	h.installer = engine.NewInstaller(engineDir, engine.InstallerOptions{})
+	h.sup, err = engine.New(engine.Options{Dir: filepath.Join(c.dataDir, "workers"), EngineDir: engineDir, Node: c.name, Logger: h.log,
 		SimCommand: []string{self, SimWorker}, Devices: h.devices.list, ReadyURL: "http://" + loopback(h.address) + hiveapi.PathWorkerReady, OnChange: h.workerChanged})
 	if err != nil {
 		return nil, err
@@ -83,6 +90,7 @@ func (h *Hive) workerChanged(w engine.Worker, gone bool) {
 	if gone {
 		kind = hiveapi.EventGone
 	}
+	h.locks.hold(h.store, w.WorkerID, w.ModelRef, !gone && w.State != hiveapi.WorkerFailed)
 	h.feed.publish(hiveapi.Event{Kind: kind, Worker: &w})
 	h.feed.models(h.models())
 }
@@ -92,7 +100,7 @@ func (h *Hive) models() []hiveapi.Model {
 	list := h.downloads.list()
 	for i, m := range list {
 		for _, w := range h.feed.snapshot().Workers {
-			if w.ModelRef != m.ModelRef || m.State != hiveapi.ModelReady && m.State != hiveapi.ModelLoading {
+			if store.Canonical(w.ModelRef) != m.ModelRef || m.State != hiveapi.ModelReady && m.State != hiveapi.ModelLoading {
 				continue
 			}
 			switch w.State {

@@ -2,8 +2,10 @@ package hive
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -274,11 +276,11 @@ func TestBadInput(t *testing.T) {
 		}
 	}
 	// A file that is not what it should be.
-	path := filepath.Join(t.TempDir(), "m.gguf")
-	if err := os.WriteFile(path, []byte("hello"), 0o600); err != nil {
+	path, content := filepath.Join(t.TempDir(), "m.gguf"), "GGUF\x03\x00\x00\x00"+strings.Repeat("\x00", 100)
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if m, err := h.Provision(t.Context(), hiveapi.ProvisionRequest{ModelRef: "file:" + path, SHA256: "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824", Size: 5}, nil); err != nil || m.SizeBytes != 5 {
+	if m, err := h.Provision(t.Context(), hiveapi.ProvisionRequest{ModelRef: "file:" + path, SHA256: fmt.Sprintf("%x", sha256.Sum256([]byte(content)))}, nil); err != nil || m.SizeBytes != 108 {
 		t.Error(m, err)
 	}
 	var e *hiveapi.Error

@@ -104,6 +104,9 @@ func (h *Hive) run(ctx context.Context, ln net.Listener, stdout io.Writer, signa
 	h.end(false)
 	h.stopWorkers(signals)
 	h.downloads.close()
+	if cerr := h.store.Close(); cerr != nil {
+		h.log.Warn("the model store did not close", "error", cerr)
+	}
 	sctx, scancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer scancel()
 	if srv.Shutdown(sctx) != nil {

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/queen-rbee/queen-rbee/cmd/rbee-hive/internal/store"
 	"github.com/queen-rbee/queen-rbee/hivelifecycle/hiveapi"
 )
 
@@ -78,12 +79,12 @@ func (h *Hive) evict(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	for _, rec := range h.sup.Workers() {
-		if rec.ModelRef == ref && rec.State != hiveapi.WorkerFailed {
+		if store.Canonical(rec.ModelRef) == store.Canonical(ref) && rec.State != hiveapi.WorkerFailed {
 			refuse(w, http.StatusConflict, "CONFLICT", fmt.Sprintf("worker %s uses the model; stop it first", rec.WorkerID), map[string]any{"worker_id": rec.WorkerID})
 			return
 		}
 	}
-	if err := h.store.Evict(r.Context(), ref); err != nil {
+	if err := h.store.Evict(ref); err != nil {
 		refuseErr(w, err)
 		return
 	}

@@ -96,7 +96,3 @@ func (h *Hive) workerShutdown(w http.ResponseWriter, r *http.Request) {
 	_ = h.sup.Stop(ctx, in.WorkerID, o)
 	reply(w, http.StatusAccepted, map[string]string{"worker_id": in.WorkerID, "state": string(hiveapi.WorkerDraining)})
 }
-
-func (h *Hive) engines(w http.ResponseWriter, _ *http.Request) {
-	reply(w, http.StatusOK, map[string]any{"engines": h.sup.Engines()})
-}

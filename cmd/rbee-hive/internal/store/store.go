@@ -3,7 +3,6 @@ package store
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"os"
 	"slices"
@@ -35,7 +34,7 @@ type Store struct {
 // Open opens the store in dir.
 func Open(dir, node string, o Options) (*Store, error) {
 	ms, err := modelstore.Open(dir, modelstore.Options{Logger: o.Logger, HFEndpoint: o.HFEndpoint, AllowURLs: o.AllowURLs, Allow: o.AllowHosts,
-		Budget: o.Budget, Inspect: inspect})
+		Budget: o.Budget})
 	if err != nil {
 		return nil, err
 	}
@@ -97,7 +96,7 @@ func message(p modelstore.Progress) string {
 
 // Path is what an engine is given for a model. What needs no download is looked up on the spot.
 func (s *Store) Path(ctx context.Context, ref string) (string, error) {
-	if m, ok := s.ms.Get(ref); ok && m.Path != "" && m.Owned {
+	if m, ok := s.ms.Get(Canonical(ref)); ok && m.Path != "" && m.Owned {
 		return m.Path, nil
 	}
 	if !local(ref) {
@@ -120,7 +119,7 @@ func local(ref string) bool {
 
 // Use keeps a model from being dropped until release is called.
 func (s *Store) Use(ref string) (release func()) {
-	release, err := s.ms.Use(ref)
+	release, err := s.ms.Use(Canonical(ref))
 	if err != nil {
 		return func() {}
 	}
@@ -128,7 +127,7 @@ func (s *Store) Use(ref string) (release func()) {
 }
 
 // Evict removes a model. Files that the store does not own stay where they are.
-func (s *Store) Evict(ref string) error { return s.ms.Evict(ref) }
+func (s *Store) Evict(ref string) error { return s.ms.Evict(Canonical(ref)) }
 
 // Open gives the file with a checksum, for another hive.
 func (s *Store) Open(sha256 string) (*os.File, error) { return s.ms.OpenFile(sha256) }
@@ -161,6 +160,3 @@ func (*refError) Code() string { return "INVALID_MODEL_REF" }
 
 // Unwrap gives the cause.
 func (e *refError) Unwrap() error { return e.error }
-
-// IsNotFound says that a model is not in the store.
-func IsNotFound(err error) bool { return errors.Is(err, modelstore.ErrNotFound) }
