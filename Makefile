@@ -15,7 +15,7 @@ help: ## Show this list
 
 build: ## Build queen-rbee, rbee-hive and rbee into bin/
 	@mkdir -p $(BIN)
-	go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/queen-rbee ./cmd/rbee-hive ./cmd/rbee
+	go build -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/queen-rbee ./cmd/rbee-hive ./cmd/rbee
 
 bundle: ## Cross-compile rbee-hive for other machines into bin/bundle
 	@.ci/bundle $(BIN)/bundle '$(LDFLAGS)'
@@ -42,7 +42,7 @@ bench-scheduler: ## Scheduler tables over the traces
 	@scheduler/bench.sh
 
 consumer-test: ## An outside program per module, through a file:// module proxy
-	@cd cmd/queen-rbee && GOFLAGS= go run ./internal/consumertest -root $(CURDIR)
+	@cd .ci/consumertest && GOWORK=off GOFLAGS= go run . -root $(CURDIR)
 
 lint: ## gofmt, vet, tidy, star check, staticcheck
 	@.ci/lint
