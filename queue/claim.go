@@ -34,7 +34,7 @@ type claimed struct {
 }
 
 // Line returns up to limit waiting jobs in the order in which they would be claimed, without those that are
-// delayed or paused. The order may be used freely: Claim takes any of them.
+// delayed or paused. The order may be used freely: Claim takes any of them. Payloads are shared and not to be changed.
 func (q *Queue) Line(ctx context.Context, limit int) ([]Job, error) {
 	if err := q.ready(ctx); err != nil {
 		return nil, err

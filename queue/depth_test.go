@@ -441,3 +441,25 @@ func TestNextHonoursModelsAndCancel(t *testing.T) {
 		}
 	})
 }
+
+func TestEndWithoutALease(t *testing.T) {
+	ctx := t.Context()
+	q := queue.New(queue.NewMemory(), queue.Options{})
+	defer q.Close()
+	waiting, err := q.Enqueue(ctx, queue.Job{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		j, err := q.End(ctx, waiting.ID, queue.Result{State: queue.Failed, ErrorCode: "PROVISION_FAILED"})
+		if err != nil || j.State != queue.Failed || j.ErrorCode != "PROVISION_FAILED" {
+			t.Errorf("end: %+v %v", j, err)
+		}
+	}
+	if _, err := q.End(ctx, q.NewID(), queue.Result{}); !errors.Is(err, queue.ErrNotFound) {
+		t.Errorf("end of nothing: %v", err)
+	}
+	if n := q.Waiting(""); n != 0 {
+		t.Errorf("%d wait", n)
+	}
+}

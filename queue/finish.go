@@ -139,6 +139,15 @@ func (q *Queue) giveBack(e *entry, attempt int, notBefore time.Time, reason stri
 // Cancel ends a job in any state and returns its record after the commit; the holder of a running one loses its
 // lease. A job that is over stays as it is and is returned without error.
 func (q *Queue) Cancel(ctx context.Context, id string) (Job, error) {
+	return q.End(ctx, id, Result{State: Cancelled, ErrorCode: "CANCELLED", ErrorMessage: "cancelled on request"})
+}
+
+// End ends a job in any state with a result, without a lease: a waiting job that can't be served, say. Otherwise it
+// is as Cancel.
+func (q *Queue) End(ctx context.Context, id string, r Result) (Job, error) {
+	if r.State != "" && !r.State.Terminal() {
+		return Job{}, invalid("a job can't end as %q", r.State)
+	}
 	if err := q.ready(ctx); err != nil {
 		return Job{}, err
 	}
@@ -157,7 +166,7 @@ func (q *Queue) Cancel(ctx context.Context, id string) (Job, error) {
 		return q.Get(ctx, id)
 	}
 	rec := e.rec
-	finish(&rec, Result{State: Cancelled, ErrorCode: "CANCELLED", ErrorMessage: "cancelled on request"}, q.o.Clock())
+	finish(&rec, r, q.o.Clock())
 	w := q.stage(e, rec, false, false)
 	q.mu.Unlock()
 	if err := w.wait(ctx); err != nil {

@@ -30,6 +30,7 @@ type Journal struct {
 	cond      *sync.Cond // writing ended
 	streams   map[string]*stream
 	nextID    int64
+	highest   string // no stream's name is above it
 	batch     *batch
 	writing   bool
 	tails     [2]*tail
@@ -65,6 +66,7 @@ type stream struct {
 	first     uint64 // number of refs[0]
 	raw       []byte
 	refs      []frameRef
+	room      int // what raw held last time
 	settling  *pack
 	more      chan struct{}
 	tailers   int
@@ -140,6 +142,9 @@ func (j *Journal) open(ctx context.Context) error {
 	if err := j.recover(ctx); err != nil {
 		return err
 	}
+	if err := j.db.w.QueryRowContext(ctx, "SELECT coalesce(max(job), '') FROM streams").Scan(&j.highest); err != nil {
+		return err
+	}
 	res, err := j.db.w.ExecContext(ctx, "INSERT INTO epochs (opened_at) VALUES (?)", j.o.Clock().UnixMicro())
 	if err != nil {
 		return err
@@ -176,14 +181,17 @@ func (j *Journal) stream(ctx context.Context, job string, create bool) (*stream,
 		if s := j.streams[job]; s != nil {
 			return s, nil
 		}
-		j.mu.Unlock()
-		s, err := j.row(ctx, job, j.epoch)
-		if err != nil {
-			return nil, typed(j.db.path, err)
-		}
-		j.mu.Lock()
-		if j.streams[job] != nil || j.closed {
-			continue
+		s := &stream{job: job, first: 1}
+		if job <= j.highest { // ids sort by time: a new job's stream is above, and needs no look
+			j.mu.Unlock()
+			var err error
+			if s, err = j.row(ctx, job, j.epoch); err != nil {
+				return nil, typed(j.db.path, err)
+			}
+			j.mu.Lock()
+			if j.streams[job] != nil || j.closed {
+				continue
+			}
 		}
 		if !s.known && !create {
 			return nil, nil
@@ -191,6 +199,7 @@ func (j *Journal) stream(ctx context.Context, job string, create bool) (*stream,
 		if !s.known {
 			s.id = j.nextID
 			j.nextID++
+			j.highest = max(j.highest, job)
 		}
 		j.streams[job] = s
 		return s, nil
@@ -267,6 +276,9 @@ func (j *Journal) add(ctx context.Context, job string, seq uint64, meta uint32, 
 
 // show makes a frame visible to readers. j.mu is held.
 func (j *Journal) show(s *stream, seq uint64, meta uint32, data []byte) {
+	if s.raw == nil {
+		s.raw = make([]byte, 0, max(s.room, len(data)))
+	}
 	s.refs = append(s.refs, frameRef{meta: meta, off: len(s.raw), n: len(data)})
 	s.raw = append(s.raw, data...)
 	s.last, s.meta, s.epoch, s.idle = seq, meta, j.epoch, 0

@@ -50,7 +50,7 @@ func (j *Journal) collect() []*pack {
 		}
 		p := &pack{s: s, first: s.first, raw: s.raw, refs: s.refs, last: s.last, meta: s.meta, epoch: s.epoch,
 			recovered: s.recovered, before: s.before}
-		s.settling = p
+		s.settling, s.room = p, len(s.raw)+len(s.raw)/8
 		s.first, s.raw, s.refs = s.last+1, nil, nil
 		packs = append(packs, p)
 	}
