@@ -76,20 +76,21 @@ type task struct {
 
 // server is one worker.
 type server struct {
-	id       string
-	model    int
-	device   int
-	speed    float64
-	slots    int
-	cache    *lru
-	waiting  []*task // dispatched, no slot yet (early binding only)
-	queue    []*task // in a slot, waiting for the prefill
-	prefill  *task
-	inflight int // in a slot
-	pending  int // prompt tokens dispatched and not prefilled
-	ready    time.Duration
-	lastUse  time.Duration
-	gone     bool
+	id                      string
+	model                   string
+	device                  int
+	prefillRate, decodeRate float64 // tokens/s
+	node, place             string  // replay: as recorded
+	memory                  int64
+	slots                   int
+	cache                   *lru
+	waiting                 []*task // dispatched, no slot yet (early binding only)
+	queue                   []*task // in a slot, waiting for the prefill
+	prefill                 *task
+	inflight                int // in a slot
+	pending                 int // prompt tokens dispatched and not prefilled
+	ready                   time.Duration
+	lastUse                 time.Duration
 }
 
 func (w *server) load() int { return w.inflight + len(w.waiting) }
@@ -175,8 +176,8 @@ func (w *world) pump(s *server) {
 	t := s.queue[0]
 	s.queue = s.queue[1:]
 	s.prefill = t
-	t.cached = min(s.cache.use(t.req.Blocks)*BlockTokens, max(t.req.In-1, 0))
-	took := time.Duration(float64(t.req.In-t.cached) / (w.cfg.Prefill * s.speed) * 1e9)
+	t.cached = min(s.cache.use(t.req.Blocks)*t.req.block(), max(t.req.In-1, 0))
+	took := time.Duration(float64(t.req.In-t.cached) / s.prefillRate * 1e9)
 	w.after(took, func() { w.firstToken(s, t) })
 }
 
@@ -185,7 +186,7 @@ func (w *world) firstToken(s *server, t *task) {
 	s.pending -= t.req.In
 	t.first = w.now
 	w.res.first(t, w.now)
-	w.after(time.Duration(float64(t.req.Out)/(w.cfg.Decode*s.speed)*1e9), func() { w.finish(s, t) })
+	w.after(time.Duration(float64(t.req.Out)/s.decodeRate*1e9), func() { w.finish(s, t) })
 	w.pump(s)
 	if w.onFirst != nil {
 		w.onFirst(s, t)

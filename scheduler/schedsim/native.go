@@ -9,11 +9,20 @@ import (
 	"github.com/queen-rbee/queen-rbee/scheduler"
 )
 
+// fleet is what a driver runs on: how it begins, what a load makes, how a snapshot looks.
+type fleet interface {
+	start(d *driver)
+	worker(d *driver, model, node, device string) *server
+	snapshot(d *driver) *scheduler.Snapshot
+	loadTime(model string) time.Duration
+}
+
 // driver runs the real scheduler through its public API, as the queen does: Place at an arrival, Pick
 // when something freed, a first token came or a hint is due; one new Snapshot per change of the fleet.
 type driver struct {
 	*world
 	s       *scheduler.Scheduler
+	fleet   fleet
 	snap    *scheduler.Snapshot
 	line    []*scheduler.Job
 	tasks   map[string]*task
@@ -22,20 +31,27 @@ type driver struct {
 	byID    map[string]*server
 	made    int
 	wake    time.Duration
-	emerged map[int]time.Duration // when a model last came to have a ready worker
+	emerged map[string]time.Duration // when a model last came to have a ready worker
 	base    time.Time
 }
 
 // RunNative runs a trace against the scheduler; tune may change its options (a policy, weights).
 func RunNative(name string, reqs []Request, cfg Config, tune func(*scheduler.Options)) *Result {
-	d := &driver{world: &world{cfg: cfg, res: &Result{Policy: name, Requests: len(reqs)}}, tasks: map[string]*task{},
-		rel: map[*task]scheduler.Release{}, jobs: map[*task]*scheduler.Job{}, byID: map[string]*server{}, emerged: map[int]time.Duration{}, base: time.Unix(0, 0)}
-	d.onFirst, d.onDone = d.firstCame, d.done
-	if cfg.Models <= 1 {
-		for i := range cfg.Workers {
-			d.add(i, 0)
+	jobs := make([]*scheduler.Job, len(reqs))
+	for i, r := range reqs {
+		jobs[i] = &scheduler.Job{ID: fmt.Sprint(i), Model: r.Model, PromptTokens: r.In, MaxTokens: r.Out, Blocks: r.Blocks}
+		if cfg.Blind {
+			jobs[i].MaxTokens = 0
 		}
 	}
+	return drive(name, reqs, jobs, cfg, &plain{cfg}, time.Unix(0, 0), tune)
+}
+
+func drive(name string, reqs []Request, jobs []*scheduler.Job, cfg Config, f fleet, base time.Time, tune func(*scheduler.Options)) *Result {
+	d := &driver{world: &world{cfg: cfg, res: &Result{Policy: name, Requests: len(reqs)}}, fleet: f, tasks: map[string]*task{}, rel: map[*task]scheduler.Release{},
+		jobs: map[*task]*scheduler.Job{}, byID: map[string]*server{}, emerged: map[string]time.Duration{}, base: base}
+	d.onFirst, d.onDone = d.firstCame, d.done
+	f.start(d)
 	d.publish()
 	o := scheduler.Options{Now: func() time.Time { return d.base.Add(d.now) }, Seed: cfg.Seed, Evictor: d}
 	if tune != nil {
@@ -43,63 +59,95 @@ func RunNative(name string, reqs []Request, cfg Config, tune func(*scheduler.Opt
 	}
 	d.s = scheduler.New(scheduler.SourceFunc(func() *scheduler.Snapshot { return d.snap }), o)
 	for i := range reqs {
-		t := &task{id: i, req: &reqs[i]}
+		t, job := &task{id: i, req: &reqs[i]}, jobs[i]
 		d.seq++
-		d.queue = append(d.queue, event{reqs[i].At, d.seq, func() { d.arrive(t) }})
+		d.queue = append(d.queue, event{reqs[i].At, d.seq, func() { d.arrive(t, job) }})
 	}
 	d.run()
 	return d.res.finish()
 }
 
-func model(i int) string { return fmt.Sprintf("m%d", i) }
+// plain is a fleet of equal hives, from a Config.
+type plain struct{ cfg Config }
 
-func (d *driver) add(device, m int) *server {
+func (p *plain) start(d *driver) {
+	if p.cfg.Models > 1 {
+		return
+	}
+	for i := range p.cfg.Workers {
+		d.add(p.worker(d, modelName(0), fmt.Sprintf("h%d", i), "0"))
+	}
+}
+
+func (p *plain) worker(d *driver, model, node, device string) *server {
+	i := 0
+	fmt.Sscanf(node, "h%d", &i)
+	return &server{model: model, node: node, place: device, device: i, prefillRate: p.cfg.Prefill * d.speed(i), decodeRate: p.cfg.Decode * d.speed(i),
+		slots: p.cfg.Slots, cache: newLRU(p.cfg.CacheBlocks), memory: p.cfg.ModelBytes}
+}
+
+func (p *plain) loadTime(string) time.Duration {
+	return time.Duration(float64(p.cfg.ModelBytes) / p.cfg.Bandwidth * 1e9)
+}
+
+func (p *plain) snapshot(d *driver) *scheduler.Snapshot {
+	snap := &scheduler.Snapshot{Needs: map[string]scheduler.Need{}}
+	used := map[string]int64{}
+	for _, s := range d.servers {
+		w := d.record(s)
+		if !p.cfg.Blind {
+			w.CacheBlocks, w.PrefillRate, w.DecodeRate = p.cfg.CacheBlocks, s.prefillRate, s.decodeRate
+		}
+		used[s.node] += s.memory
+		snap.Workers = append(snap.Workers, w)
+	}
+	total := p.cfg.ModelBytes * int64(max(p.cfg.Hold, 1))
+	for i := range p.cfg.Workers {
+		name := fmt.Sprintf("h%d", i)
+		snap.Hives = append(snap.Hives, scheduler.Hive{Name: name, Devices: []scheduler.Device{{ID: "0", Total: total, Free: total - used[name]}}})
+		if used[name] > total {
+			d.res.OverMemory++
+		}
+	}
+	if p.cfg.Models > 1 {
+		for m := range p.cfg.Models {
+			snap.Needs[modelName(m)] = scheduler.Need{Memory: p.cfg.ModelBytes, LoadTime: p.loadTime(""), Slots: p.cfg.Slots}
+		}
+	}
+	return snap
+}
+
+func (d *driver) record(s *server) scheduler.Worker {
+	return scheduler.Worker{ID: s.id, Node: s.node, Device: s.place, Model: s.model, Slots: s.slots, Memory: s.memory, Started: d.base.Add(s.ready)}
+}
+
+func (d *driver) add(s *server) {
 	d.made++
-	s := &server{id: fmt.Sprintf("w%d", d.made), model: m, device: device, speed: d.speed(device), slots: d.cfg.Slots, cache: newLRU(d.cfg.CacheBlocks), ready: d.now, lastUse: d.now}
+	if s.id == "" {
+		s.id = fmt.Sprintf("w%d", d.made)
+	}
+	s.ready, s.lastUse = d.now, d.now
 	d.servers = append(d.servers, s)
 	d.byID[s.id] = s
-	return s
 }
 
 // publish makes the snapshot of the fleet as it is.
 func (d *driver) publish() {
-	snap := &scheduler.Snapshot{Version: 1, Needs: map[string]scheduler.Need{}}
+	next := d.fleet.snapshot(d)
+	next.Version = 1
 	if d.snap != nil {
-		snap.Version = d.snap.Version + 1
+		next.Version = d.snap.Version + 1
 	}
-	used := map[int]int64{}
-	for _, s := range d.servers {
-		w := scheduler.Worker{ID: s.id, Node: fmt.Sprintf("h%d", s.device), Device: "0", Model: model(s.model), Slots: s.slots, Memory: d.cfg.ModelBytes, Started: d.base.Add(s.ready)}
-		if !d.cfg.Blind {
-			w.CacheBlocks, w.PrefillRate, w.DecodeRate = d.cfg.CacheBlocks, d.cfg.Prefill*s.speed, d.cfg.Decode*s.speed
-		}
-		used[s.device] += d.cfg.ModelBytes
-		snap.Workers = append(snap.Workers, w)
-	}
-	total := d.cfg.ModelBytes * int64(max(d.cfg.Hold, 1))
-	for i := range d.cfg.Workers {
-		snap.Hives = append(snap.Hives, scheduler.Hive{Name: fmt.Sprintf("h%d", i), Devices: []scheduler.Device{{ID: "0", Total: total, Free: total - used[i]}}})
-		if used[i] > total {
-			d.res.OverMemory++
-		}
-	}
-	if d.cfg.Models > 1 {
-		for m := range d.cfg.Models {
-			snap.Needs[model(m)] = scheduler.Need{Memory: d.cfg.ModelBytes, LoadTime: d.loadTime(), Slots: d.cfg.Slots}
-		}
-	}
-	d.snap = snap
+	d.snap = next
 }
 
-func (d *driver) arrive(t *task) {
-	job := &scheduler.Job{ID: fmt.Sprint(t.id), Model: model(t.req.Model), PromptTokens: t.req.In, MaxTokens: t.req.Out, Blocks: t.req.Blocks, Submitted: d.base.Add(d.now)}
-	if d.cfg.Blind {
-		job.MaxTokens = 0
-	}
+func (d *driver) arrive(t *task, job *scheduler.Job) {
+	job.Submitted = d.base.Add(d.now)
 	d.tasks[job.ID], d.jobs[t] = t, job
 	dec, rel, err := d.s.Place(context.Background(), job)
 	if err != nil {
-		panic(fmt.Sprintf("schedsim: request %d: %v", t.id, err))
+		d.res.Rejected++
+		return
 	}
 	if !d.act(job, dec, rel) {
 		d.line = append(d.line, job)
@@ -139,13 +187,12 @@ func (d *driver) load(job *scheduler.Job, dec scheduler.Decision, rel scheduler.
 	if len(dec.Evict) > 0 {
 		d.publish()
 	}
-	device, m := 0, d.tasks[job.ID].req.Model
-	fmt.Sscanf(dec.Node, "h%d", &device)
-	d.after(d.loadTime(), func() {
+	m := job.Model
+	d.after(d.fleet.loadTime(m), func() {
 		if !slices.ContainsFunc(d.servers, func(s *server) bool { return s.model == m }) {
 			d.emerged[m] = d.now
 		}
-		d.add(device, m)
+		d.add(d.fleet.worker(d, m, dec.Node, dec.Device))
 		d.publish()
 		rel.Done()
 		d.pickAll(0)
@@ -161,9 +208,9 @@ func (d *driver) pickAll(wait time.Duration) {
 			break
 		}
 		if err != nil {
-			panic(fmt.Sprintf("schedsim: %v", err))
+			d.res.Rejected++
 		}
-		if d.act(d.line[i], dec, rel) {
+		if err != nil || d.act(d.line[i], dec, rel) {
 			d.line = slices.Delete(d.line, i, i+1)
 		}
 	}
@@ -207,7 +254,9 @@ func (d *driver) Plan(_, _ string, need int64, candidates []scheduler.Worker) ([
 		if need <= 0 {
 			break
 		}
-		ids, need, penalty = append(ids, w.ID), need-w.Memory, penalty+d.loadTime()
+		ids, need, penalty = append(ids, w.ID), need-w.Memory, penalty+d.fleet.loadTime(w.Model)
 	}
 	return ids, penalty, need <= 0
 }
+
+func modelName(i int) string { return fmt.Sprintf("m%d", i) }

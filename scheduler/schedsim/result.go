@@ -7,28 +7,28 @@ import (
 
 // Result is what a run measured.
 type Result struct {
-	Policy       string        `json:"policy"`
-	Requests     int           `json:"requests"`
-	Done         int           `json:"done"`
-	P50, P90     time.Duration `json:"-"`
-	P99, Max     time.Duration `json:"-"`
-	TTFT50       float64       `json:"ttft_p50_s"`
-	TTFT90       float64       `json:"ttft_p90_s"`
-	TTFT99       float64       `json:"ttft_p99_s"`
-	TTFTMax      float64       `json:"ttft_max_s"`
-	TTFTMean     float64       `json:"ttft_mean_s"`
-	Hit          float64       `json:"hit_percent"`
-	Loads        int           `json:"loads"`
-	Swaps        int           `json:"swaps"` // loads that stopped another worker
-	SwapsHour    float64       `json:"swaps_per_hour"`
-	Cold         int           `json:"cold_first_tokens"` // requests that waited for a load
-	ColdP50      float64       `json:"cold_ttft_p50_s"`
-	OverSlots    int           `json:"over_slots"`
-	OverMemory   int           `json:"over_memory"`
-	End          time.Duration `json:"-"`
-	ttft, cold   []time.Duration
-	cached, all  float64
-	lastArrivals time.Duration
+	Policy      string        `json:"policy"`
+	Requests    int           `json:"requests"`
+	Done        int           `json:"done"`
+	P50, P90    time.Duration `json:"-"`
+	P99, Max    time.Duration `json:"-"`
+	TTFT50      float64       `json:"ttft_p50_s"`
+	TTFT90      float64       `json:"ttft_p90_s"`
+	TTFT99      float64       `json:"ttft_p99_s"`
+	TTFTMax     float64       `json:"ttft_max_s"`
+	TTFTMean    float64       `json:"ttft_mean_s"`
+	Hit         float64       `json:"hit_percent"`
+	Loads       int           `json:"loads"`
+	Swaps       int           `json:"swaps"` // loads that stopped another worker
+	SwapsHour   float64       `json:"swaps_per_hour"`
+	Cold        int           `json:"cold_first_tokens"` // requests that waited for a load
+	ColdP50     float64       `json:"cold_ttft_p50_s"`
+	Rejected    int           `json:"rejected"`
+	OverSlots   int           `json:"over_slots"`
+	OverMemory  int           `json:"over_memory"`
+	End         time.Duration `json:"-"`
+	ttft, cold  []time.Duration
+	cached, all float64
 }
 
 func (r *Result) first(t *task, now time.Duration) {

@@ -7,7 +7,7 @@ import (
 )
 
 // A rival binds a request to a worker when it arrives, and the worker queues it.
-type rival func(r *rivals, m int, t *task, ws []*server) *server
+type rival func(r *rivals, m string, t *task, ws []*server) *server
 
 // rivals runs one of them. A model with no worker is loaded on the device with the most free memory, else
 // in the place of the least recently used idle worker; requests wait for the load in their order.
@@ -15,11 +15,11 @@ type rivals struct {
 	*world
 	rule    rival
 	rng     *rand.Rand
-	loading map[int]bool
+	loading map[string]bool
 	held    []*task
 	used    map[int]int
 	views   map[*server]*lru // sglang's own tree of what each worker was sent
-	emerged map[int]time.Duration
+	emerged map[string]time.Duration
 }
 
 // Rivals are the policies beside the scheduler's, by name.
@@ -46,11 +46,11 @@ func RunRival(name string, reqs []Request, cfg Config) *Result {
 		return nil
 	}
 	r := &rivals{world: &world{cfg: cfg, res: &Result{Policy: name, Requests: len(reqs)}}, rule: rule, rng: rand.New(rand.NewPCG(cfg.Seed, 3)),
-		loading: map[int]bool{}, used: map[int]int{}, views: map[*server]*lru{}, emerged: map[int]time.Duration{}}
+		loading: map[string]bool{}, used: map[int]int{}, views: map[*server]*lru{}, emerged: map[string]time.Duration{}}
 	r.onDone = func(*server, *task) { r.retry() }
 	if cfg.Models <= 1 {
 		for i := range cfg.Workers {
-			r.add(i, 0)
+			r.add(i, modelName(0))
 		}
 	}
 	for i := range reqs {
@@ -62,14 +62,14 @@ func RunRival(name string, reqs []Request, cfg Config) *Result {
 	return r.res.finish()
 }
 
-func (r *rivals) add(device, m int) {
-	s := &server{model: m, device: device, speed: r.speed(device), slots: r.cfg.Slots, cache: newLRU(r.cfg.CacheBlocks), ready: r.now, lastUse: r.now}
+func (r *rivals) add(device int, m string) {
+	s := &server{model: m, device: device, prefillRate: r.cfg.Prefill * r.speed(device), decodeRate: r.cfg.Decode * r.speed(device), slots: r.cfg.Slots, cache: newLRU(r.cfg.CacheBlocks), ready: r.now, lastUse: r.now}
 	r.servers = append(r.servers, s)
 	r.views[s] = newLRU(r.cfg.CacheBlocks)
 	r.used[device]++
 }
 
-func (r *rivals) of(m int) []*server {
+func (r *rivals) of(m string) []*server {
 	var ws []*server
 	for _, s := range r.servers {
 		if s.model == m {
@@ -104,7 +104,7 @@ func (r *rivals) retry() {
 	r.held = slices.DeleteFunc(r.held, r.try)
 }
 
-func (r *rivals) load(m int) {
+func (r *rivals) load(m string) {
 	if r.loading[m] {
 		return
 	}
@@ -139,7 +139,7 @@ func (r *rivals) load(m int) {
 	})
 }
 
-func leastLoaded(_ *rivals, _ int, _ *task, ws []*server) *server {
+func leastLoaded(_ *rivals, _ string, _ *task, ws []*server) *server {
 	best := ws[0]
 	for _, s := range ws {
 		if s.load() < best.load() {
@@ -149,7 +149,7 @@ func leastLoaded(_ *rivals, _ int, _ *task, ws []*server) *server {
 	return best
 }
 
-func powerOfTwo(r *rivals, _ int, _ *task, ws []*server) *server {
+func powerOfTwo(r *rivals, _ string, _ *task, ws []*server) *server {
 	a, b := ws[r.rng.IntN(len(ws))], ws[r.rng.IntN(len(ws))]
 	if b.load() < a.load() {
 		return b
@@ -160,7 +160,7 @@ func powerOfTwo(r *rivals, _ int, _ *task, ws []*server) *server {
 // sglang is like its router's cache-aware policy with its defaults: the shortest queue when the fleet is
 // out of balance (64 absolute, 1.5 relative), else the longest prefix when it covers 30 %, else the
 // smallest tree.
-func sglang(r *rivals, m int, t *task, ws []*server) *server {
+func sglang(r *rivals, m string, t *task, ws []*server) *server {
 	low, high := leastLoaded(r, m, t, ws), ws[0]
 	for _, s := range ws {
 		if s.load() > high.load() {
@@ -186,7 +186,7 @@ func sglang(r *rivals, m int, t *task, ws []*server) *server {
 }
 
 // gatewayAPI is like the inference extension's default scorers: queue 2, cache utilisation 2, prefix 3.
-func gatewayAPI(r *rivals, _ int, t *task, ws []*server) *server {
+func gatewayAPI(r *rivals, _ string, t *task, ws []*server) *server {
 	lo, hi := ws[0].load(), ws[0].load()
 	for _, s := range ws {
 		lo, hi = min(lo, s.load()), max(hi, s.load())

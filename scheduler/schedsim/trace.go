@@ -21,10 +21,18 @@ const BlockTokens = 512
 
 // Request is one line of a trace.
 type Request struct {
-	At      time.Duration
-	In, Out int
-	Blocks  []uint64
-	Model   int
+	At       time.Duration
+	In, Out  int
+	Blocks   []uint64
+	Model    string
+	perBlock int // tokens of a block; 0 = BlockTokens
+}
+
+func (r *Request) block() int {
+	if r.perBlock > 0 {
+		return r.perBlock
+	}
+	return BlockTokens
 }
 
 // Load reads a trace file: .jsonl in Mooncake's form, .csv in Azure's.
@@ -141,7 +149,7 @@ func Shape(reqs []Request, spread time.Duration, scale float64, models int, skew
 				byFirst[out[i].Blocks[1]] = m
 			}
 		}
-		out[i].Model = m
+		out[i].Model = modelName(m)
 		if models > 1 { // a model's cache is its own
 			blocks := slices.Clone(out[i].Blocks)
 			for k := range blocks {
