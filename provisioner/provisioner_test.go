@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/queen-rbee/queen-rbee/provisioner"
+	"github.com/queen-rbee/queen-rbee/provisioner/provisionertest"
 )
 
 // fakeHives is a fleet in memory.
@@ -393,4 +394,8 @@ func TestOldDownloadsAreForgotten(t *testing.T) {
 		}
 		p.Close()
 	})
+}
+
+func TestMemoryStore(t *testing.T) {
+	provisionertest.Run(t, provisionertest.Harness{Open: func(*testing.T) provisioner.Store { return provisioner.NewMemoryStore() }})
 }
