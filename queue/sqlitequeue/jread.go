@@ -103,6 +103,9 @@ func (j *Journal) emit(ctx context.Context, v view, after uint64, fn func(uint64
 		}
 		for _, c := range chunks {
 			seq := c.first - 1
+			if seq >= v.settled {
+				break // settled since the view was taken, which has these frames itself
+			}
 			if seq > at {
 				return fmt.Errorf("%w: %s: frames %d to %d of %s are missing", queue.ErrCorrupt, j.db.path, at+1, seq, v.s.job)
 			}
