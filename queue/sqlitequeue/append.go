@@ -1,0 +1,176 @@
+package sqlitequeue
+
+import (
+	"context"
+
+	"github.com/queen-rbee/queen-rbee/queue"
+)
+
+// Append implements queue.Journal: the frame is in the tail file when it returns.
+func (j *Journal) Append(ctx context.Context, job string, seq uint64, meta uint32, data []byte) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	b, err := j.add(ctx, job, seq, meta, data, false)
+	if err != nil {
+		return err
+	}
+	if !j.writing {
+		j.writing = true
+		j.lead()
+		return b.err
+	}
+	j.mu.Unlock()
+	<-b.done
+	return b.err
+}
+
+// Buffer implements queue.Journal: readers see the frame at once, and it is in the tail file within Options.Linger.
+func (j *Journal) Buffer(job string, seq uint64, meta uint32, data []byte) error {
+	b, err := j.add(context.Background(), job, seq, meta, data, true)
+	if err != nil {
+		return err
+	}
+	if len(b.buf) < 64<<10 || j.writing {
+		j.mu.Unlock()
+		return nil
+	}
+	j.writing = true
+	j.lead()
+	return nil // the frame itself is kept in any case
+}
+
+// add puts a frame into the forming batch and returns with j.mu held, unless it fails.
+func (j *Journal) add(ctx context.Context, job string, seq uint64, meta uint32, data []byte, visible bool) (*batch, error) {
+	if len(data) > maxFrame {
+		return nil, tooLarge(len(data))
+	}
+	s, err := j.stream(ctx, job, true)
+	if err != nil {
+		return nil, err
+	}
+	fail := func(err error) (*batch, error) {
+		j.mu.Unlock()
+		return nil, err
+	}
+	switch {
+	case seq != s.queued+1:
+		return fail(queue.OutOfOrder(job, seq, s.queued))
+	case j.unsettled > maxUnsettled || len(j.batch.buf) > maxParked && visible:
+		j.wakeSettle()
+		return fail(queue.ErrStorageFull)
+	}
+	b := j.batch
+	r := batchRec{s: s, seq: seq, meta: meta, start: len(b.buf)}
+	b.buf = appendRecord(b.buf, recFrame, job, seq, meta, data)
+	r.end = len(b.buf)
+	r.off = r.end - len(data)
+	if visible && s.queued == s.last {
+		j.show(s, seq, meta, data)
+		r.applied = true
+	}
+	s.queued = seq
+	b.recs = append(b.recs, r)
+	return b, nil
+}
+
+// show makes a frame visible to readers. j.mu is held.
+func (j *Journal) show(s *stream, seq uint64, meta uint32, data []byte) {
+	if s.raw == nil {
+		s.raw = make([]byte, 0, max(s.room, len(data)))
+	}
+	s.refs = append(s.refs, frameRef{meta: meta, off: len(s.raw), n: len(data)})
+	s.raw = append(s.raw, data...)
+	s.last, s.meta, s.epoch, s.idle = seq, meta, j.epoch, 0
+	j.unsettled += len(data) + 64
+	if j.unsettled > settleEarly {
+		j.wakeSettle()
+	}
+	if s.more != nil {
+		close(s.more)
+		s.more = nil
+	}
+}
+
+// lead writes batches to the tail: the forming one in this goroutine, what came meanwhile in another. It is called
+// with j.mu held and writing set, and returns without the lock.
+func (j *Journal) lead() {
+	if j.writeBatch() && len(j.batch.recs) > 0 {
+		j.mu.Unlock()
+		go func() {
+			j.mu.Lock()
+			for j.writeBatch() && len(j.batch.recs) > 0 {
+				continue
+			}
+			j.writing = false
+			j.cond.Broadcast()
+			j.mu.Unlock()
+		}()
+		return
+	}
+	j.writing = false
+	j.cond.Broadcast()
+	j.mu.Unlock()
+}
+
+// writeBatch writes the forming batch. j.mu is held, and released during the write.
+func (j *Journal) writeBatch() bool {
+	b := j.batch
+	j.batch = newBatch()
+	j.flying = b
+	t := j.tails[j.active]
+	j.mu.Unlock()
+	err := t.write(b.buf)
+	j.mu.Lock()
+	j.flying = nil
+	if err != nil {
+		j.failBatch(b, err)
+		return false
+	}
+	j.written += int64(len(b.buf))
+	j.unsynced = true
+	for _, r := range b.recs {
+		if !r.applied && !r.drop && !r.s.gone {
+			j.show(r.s, r.seq, r.meta, b.buf[r.off:r.end])
+		}
+	}
+	close(b.done)
+	return true
+}
+
+// failBatch refuses what was appended and keeps what was buffered, for the next write. What came meanwhile builds
+// on what failed, so it fails too. j.mu is held.
+func (j *Journal) failBatch(b *batch, err error) {
+	err = typed(j.db.path, err)
+	j.o.Logger.Error("sqlitequeue: journal tail", "err", err)
+	later := j.batch
+	kept := newBatch()
+	for _, old := range []*batch{b, later} {
+		for _, r := range old.recs {
+			if !r.applied && !r.drop {
+				r.s.queued = r.s.last
+				continue
+			}
+			start := len(kept.buf)
+			kept.buf = append(kept.buf, old.buf[r.start:r.end]...)
+			r.off, r.end, r.start = r.off-r.start+start, r.end-r.start+start, start
+			kept.recs = append(kept.recs, r)
+		}
+		old.err = err
+		close(old.done)
+	}
+	j.batch = kept
+}
+
+// flush writes what was buffered to the tail.
+func (j *Journal) flush() error {
+	j.mu.Lock()
+	if j.writing || len(j.batch.recs) == 0 {
+		j.mu.Unlock()
+		return nil
+	}
+	b := j.batch
+	j.writing = true
+	j.lead()
+	return b.err // set, if at all, by the write that lead did in this goroutine
+}
