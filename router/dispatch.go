@@ -14,10 +14,10 @@ const (
 	reorderAt = 250 * time.Millisecond // fair order, at most this often
 )
 
-// Run recovers what an earlier queen left, then gives slots to the jobs that wait, until ctx ends. What still runs then is
+// Run recovers what an earlier queen left (see Recover), then gives slots to the jobs that wait, until ctx ends. What still runs then is
 // cut, as after Drain's deadline. Run is called once; Submit works before it, but nothing leaves the line.
 func (r *Router) Run(ctx context.Context) error {
-	if err := r.recoverJobs(ctx); err != nil {
+	if err := r.Recover(ctx); err != nil {
 		return err
 	}
 	d := &dispatcher{r: r, ready: r.o.Ready, view: view{count: make(map[string]int)}}

@@ -5,7 +5,20 @@ import (
 	"time"
 )
 
-// recoverJobs takes over what an earlier queen left: running jobs go on from their journals, waiting ones wait on.
+// Recover takes over what an earlier queen left: running jobs go on from their journals, waiting ones wait on. Run does it
+// first thing; a program that serves readers calls it before it listens, so that who comes back finds the job. Once done,
+// it does nothing.
+func (r *Router) Recover(ctx context.Context) error {
+	r.recovering.Lock()
+	defer r.recovering.Unlock()
+	if r.recovered {
+		return nil
+	}
+	err := r.recoverJobs(ctx)
+	r.recovered = err == nil
+	return err
+}
+
 func (r *Router) recoverJobs(ctx context.Context) error {
 	running, err := r.queue.Recover(ctx)
 	if err != nil {

@@ -65,6 +65,31 @@ func TestFault01DetachedGoesOnFromTheJournal(t *testing.T) {
 	g.free()
 }
 
+// A reader that comes back as soon as the program listens finds its job.
+func TestRecoverBeforeRun(t *testing.T) {
+	w := startWorker(t, "a", ProtocolOpenAI, answer)
+	g := &rig{t: t, sched: newScheduler(t, w), queue: newQueue(), fleet: newFleet(), streams: newStreams(), ended: map[string]int{}}
+	s := g.left(native(10), "d", 4)
+	r := New(g.sched, g.queue, g.fleet, tcpDialer{}, g.streams, Options{})
+	for range 2 {
+		if err := r.Recover(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h, ok := r.Handle("d")
+	if !ok || h.Position() != 1 {
+		t.Fatal("not there")
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ran := make(chan error)
+	go func() { ran <- r.Run(ctx) }()
+	<-h.Done()
+	cancel()
+	if err := <-ran; err != nil || s.text != whole(10) {
+		t.Fatalf("%v %q", err, s.text)
+	}
+}
+
 func TestFault01TerminalInTheJournal(t *testing.T) {
 	w := startWorker(t, "a", ProtocolOpenAI, answer)
 	g := found(t, Options{}, w, func(g *rig) {

@@ -22,6 +22,9 @@ type Router struct {
 	stop context.CancelCauseFunc
 	wake chan struct{}
 
+	recovering sync.Mutex
+	recovered  bool
+
 	mu       sync.Mutex
 	tasks    map[string]*task
 	line     []*task        // in fair order
