@@ -59,16 +59,16 @@ func run(root string) error {
 	failed := 0
 	for i, m := range mods {
 		if err := consume(filepath.Join(work, fmt.Sprint("p", i)), m, env); err != nil {
-			fmt.Printf("consumer %s: FAILED\n%v\n", m.Path, err)
+			say("consumer %s: FAILED\n%v\n", m.Path, err)
 			failed++
 			continue
 		}
-		fmt.Printf("consumer %s: gets, builds, tidies\n", m.Path)
+		say("consumer %s: gets, builds, tidies\n", m.Path)
 	}
 	if failed > 0 {
 		return fmt.Errorf("%d of %d modules cannot be used from outside", failed, len(mods))
 	}
-	fmt.Printf("consumer-test: %d modules\n", len(mods))
+	say("consumer-test: %d modules\n", len(mods))
 	return nil
 }
 
@@ -254,3 +254,5 @@ func isCommand(dir string) bool {
 	data, err := os.ReadFile(filepath.Join(dir, "main.go"))
 	return err == nil && bytes.Contains(data, []byte("\npackage main\n"))
 }
+
+func say(format string, v ...any) { _, _ = fmt.Fprintf(os.Stdout, format, v...) }
