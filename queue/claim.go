@@ -173,7 +173,7 @@ func (q *Queue) give(e *entry, o ClaimOptions) claimed {
 	rec := e.rec
 	rec.State, rec.Worker, rec.Node = Running, o.Worker, o.Node
 	rec.Attempt++
-	rec.Started, rec.FirstToken = now, time.Time{}
+	rec.Started, rec.FirstToken, rec.ErrorMessage = now, time.Time{}, ""
 	rec.Lease = Lease{Job: rec.ID, Holder: q.o.Holder, Fence: rec.Lease.Fence + 1}
 	if o.Lease >= 0 {
 		d := o.Lease

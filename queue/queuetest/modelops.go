@@ -225,6 +225,8 @@ func (c *checker) release(ctx context.Context) {
 		attempt--
 	}
 	c.back(m, attempt, at, "r")
+	c.q.Sweep() // its deadline may have passed while it ran
+	c.sweep()
 }
 
 func (c *checker) extend(ctx context.Context) {

@@ -133,11 +133,12 @@ func testRows(t *testing.T, h Harness) {
 	must(t, s, &queue.Op{Kind: queue.OpUpdate, Record: back, IfState: queue.Running, IfFence: 1})
 	same(t, s, back)
 
-	run.Lease.Fence, run.ErrorMessage, run.NotBefore = 3, "", back.NotBefore
+	run.Lease.Fence, run.ErrorMessage, run.NotBefore = 3, "again", at.Add(3*time.Minute) // as two changes in one
 	must(t, s, &queue.Op{Kind: queue.OpUpdate, Record: run, IfState: queue.Queued, IfFence: 2})
+	same(t, s, run)
 	end := ended(run, queue.Failed, at.Add(time.Minute))
 	end.FirstToken, end.PromptTokens, end.CachedTokens = at.Add(2*time.Second), 5, 3
-	end.ErrorCode, end.ErrorMessage = "WORKER_FAILED", "why"
+	end.ErrorCode, end.ErrorMessage, end.NotBefore = "WORKER_FAILED", "why", time.Time{}
 	must(t, s, &queue.Op{Kind: queue.OpUpdate, Record: end, IfState: queue.Running, IfFence: 3})
 	same(t, s, end)
 

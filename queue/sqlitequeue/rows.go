@@ -22,7 +22,7 @@ type statements struct {
 
 func (st *statements) all() map[**sql.Stmt]string {
 	guard := ` WHERE key = ? AND state = ? AND fence = ?`
-	end := `UPDATE jobs SET state = ?, worker_id = ?, node = ?, attempt = ?, started_at = ?, first_token_at = ?,
+	end := `UPDATE jobs SET state = ?, worker_id = ?, node = ?, attempt = ?, not_before = ?, started_at = ?, first_token_at = ?,
 		completed_at = ?, prompt_tokens = ?, cached_tokens = ?, tokens_out = ?, error_code = ?, error_message = ?,
 		fence = ?, holder = '', lease_until = 0`
 	return map[**sql.Stmt]string{
@@ -33,8 +33,8 @@ func (st *statements) all() map[**sql.Stmt]string {
 			holder, fence, lease_until, payload) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)`,
 		&st.insertEnded: `INSERT INTO jobs (` + columns + `, payload)
 			VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)`,
-		&st.run: `UPDATE jobs SET state = 'running', worker_id = ?, node = ?, attempt = ?, started_at = ?,
-			first_token_at = 0, error_message = '', holder = ?, fence = ?, lease_until = ?` + guard,
+		&st.run: `UPDATE jobs SET state = 'running', worker_id = ?, node = ?, attempt = ?, not_before = ?, started_at = ?,
+			first_token_at = 0, error_message = ?, holder = ?, fence = ?, lease_until = ?` + guard,
 		&st.wait: `UPDATE jobs SET state = 'queued', worker_id = '', node = '', attempt = ?, not_before = ?,
 			started_at = 0, first_token_at = 0, error_message = ?, holder = '', fence = ?, lease_until = 0` + guard,
 		&st.end:      end + guard,

@@ -171,8 +171,8 @@ func (s *Store) update(ctx context.Context, op *queue.Op) error {
 	var err error
 	switch {
 	case r.State == queue.Running:
-		res, err = s.st.run.ExecContext(ctx, r.Worker, r.Node, r.Attempt, micros(r.Started), r.Lease.Holder,
-			r.Lease.Fence, micros(r.Lease.Until), r.Key, string(op.IfState), op.IfFence)
+		res, err = s.st.run.ExecContext(ctx, r.Worker, r.Node, r.Attempt, micros(r.NotBefore), micros(r.Started),
+			r.ErrorMessage, r.Lease.Holder, r.Lease.Fence, micros(r.Lease.Until), r.Key, string(op.IfState), op.IfFence)
 	case r.State == queue.Queued:
 		res, err = s.st.wait.ExecContext(ctx, r.Attempt, micros(r.NotBefore), r.ErrorMessage, r.Lease.Fence,
 			r.Key, string(op.IfState), op.IfFence)
@@ -181,7 +181,7 @@ func (s *Store) update(ctx context.Context, op *queue.Op) error {
 		if op.Scrub {
 			st = s.st.endScrub
 		}
-		res, err = st.ExecContext(ctx, string(r.State), r.Worker, r.Node, r.Attempt, micros(r.Started),
+		res, err = st.ExecContext(ctx, string(r.State), r.Worker, r.Node, r.Attempt, micros(r.NotBefore), micros(r.Started),
 			micros(r.FirstToken), micros(r.Completed), r.PromptTokens, r.CachedTokens, r.TokensOut, r.ErrorCode,
 			r.ErrorMessage, r.Lease.Fence, r.Key, string(op.IfState), op.IfFence)
 	}
