@@ -1,6 +1,7 @@
 package hivelifecycle
 
 import (
+	"context"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -26,7 +27,29 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && (os.Args[1] == "--data-dir" || os.Args[1] == "--version") {
 		os.Exit(fakeHive(os.Args[1:]))
 	}
+	if len(os.Args) > 2 && os.Args[1] == "--queen" {
+		os.Exit(fakeQueen(os.Args[2]))
+	}
 	goleak.VerifyTestMain(m)
+}
+
+// fakeQueen starts a local hive, says its pid and waits to be killed.
+func fakeQueen(dir string) int {
+	m, err := New(nil, Options{DataDir: dir})
+	if err != nil {
+		return 1
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return 1
+	}
+	ep, err := m.StartLocal(context.Background(), LocalConfig{Name: "local", Binary: self})
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	fmt.Println(ep.PID)
+	select {}
 }
 
 // fakeHive behaves as rbee-hive does on its command line and at its start; FAKE_HIVE makes it misbehave.

@@ -47,11 +47,11 @@ type flight struct {
 // wants the hive to run, false for a restart, which Stop forbids.
 func (h *hive) ensure(ctx context.Context, asked bool) (Endpoint, error) {
 	for {
-		f, err := h.join(asked)
+		f, joined, err := h.join(asked)
 		if err != nil {
 			return Endpoint{}, err
 		}
-		if f.abandoned { // joined nothing: an earlier start is still being taken back
+		if !joined { // an earlier start is still being taken back
 			select {
 			case <-f.done:
 				continue
@@ -74,23 +74,24 @@ func (h *hive) ensure(ctx context.Context, asked bool) (Endpoint, error) {
 	}
 }
 
-func (h *hive) join(asked bool) (*flight, error) {
+// join finds the start under way or begins one. joined is false for one that was given up and has not ended yet.
+func (h *hive) join(asked bool) (f *flight, joined bool, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if asked {
 		h.want = true
 	} else if !h.want {
-		return nil, ErrStopped
+		return nil, false, ErrStopped
 	}
 	if f := h.flight; f != nil {
 		if f.abandoned {
-			return &flight{done: f.done, abandoned: true}, nil
+			return f, false, nil
 		}
 		f.waiters++
-		return f, nil
+		return f, true, nil
 	}
 	ctx, cancel := context.WithCancel(h.m.ctx)
-	f := &flight{done: make(chan struct{}), cancel: cancel, waiters: 1}
+	f = &flight{done: make(chan struct{}), cancel: cancel, waiters: 1}
 	ok := h.m.spawnGo(func() {
 		f.ep, f.err = h.start(ctx)
 		h.mu.Lock()
@@ -101,10 +102,10 @@ func (h *hive) join(asked bool) (*flight, error) {
 	})
 	if !ok {
 		cancel()
-		return nil, fail(h.name, StepStart, ErrClosed, "start the queen again")
+		return nil, false, fail(h.name, StepStart, ErrClosed, "start the queen again")
 	}
 	h.flight = f
-	return f, nil
+	return f, true, nil
 }
 
 // start runs with op held.
@@ -164,7 +165,7 @@ func (h *hive) up(ep Endpoint, p *proc, watch func(life context.Context)) Endpoi
 	if ep.Adopted {
 		verb = "was running and has been adopted"
 	}
-	h.m.event(h.name, StepReady, Done, fmt.Sprintf("hive %s %s: version %s, pid %d, at %s.", h.name, verb, ep.Version, ep.PID, ep.Address))
+	h.m.event(h.name, StepReady, Done, fmt.Sprintf("Hive %s %s: version %s, pid %d, at %s.", h.name, verb, ep.Version, ep.PID, ep.Address))
 	h.status(StatusOnline, "")
 	h.tell.Lock()
 	h.m.reg.HiveReady(h.name, ep)
@@ -200,7 +201,7 @@ func (h *hive) restart(ctx context.Context, why string) {
 		if d > 0 {
 			when = "in " + d.String()
 		}
-		h.m.event(h.name, StepRestart, Begun, fmt.Sprintf("hive %s %s; it is started again %s.", h.name, why, when))
+		h.m.event(h.name, StepRestart, Begun, fmt.Sprintf("Hive %s %s; it is tried again %s.", h.name, why, when))
 		if !sleep(ctx, d) {
 			return
 		}
@@ -209,7 +210,7 @@ func (h *hive) restart(ctx context.Context, why string) {
 			return
 		}
 		if permanent(err) {
-			h.m.event(h.name, StepRestart, Failed, fmt.Sprintf("hive %s is not tried again by itself: %v.", h.name, err))
+			h.m.event(h.name, StepRestart, Failed, fmt.Sprintf("Hive %s is not tried again by itself: %v.", h.name, err))
 			return
 		}
 		why = "could not be started"

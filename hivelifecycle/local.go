@@ -38,7 +38,7 @@ func (h *hive) startLocal(ctx context.Context, c LocalConfig) (Endpoint, error) 
 		if ep, ok, aerr := h.adoptLocal(ctx, dir, id, h.m.o.ProbeTimeout); aerr == nil && ok {
 			return ep, nil
 		}
-		h.m.event(c.Name, StepStart, Failed, fmt.Sprintf("hive %s did not start: %v.", c.Name, err))
+		h.m.event(c.Name, StepStart, Failed, sentence(err))
 	}
 	return ep, err
 }

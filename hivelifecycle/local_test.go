@@ -1,9 +1,11 @@
 package hivelifecycle
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -189,6 +191,39 @@ func TestFault02Adoption(t *testing.T) {
 	if _, alive := procStart(first.PID); alive {
 		t.Fatal("an adopted hive was not stopped")
 	}
+}
+
+// TestFault02KilledQueen: a queen that dies by kill -9 takes no hive with it, and the next one adopts it.
+func TestFault02KilledQueen(t *testing.T) {
+	dir := t.TempDir()
+	for range 3 {
+		queen := exec.Command(self(t), "--queen", dir)
+		out, err := queen.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := queen.Start(); err != nil {
+			t.Fatal(err)
+		}
+		line, err := bufio.NewReader(out).ReadString('\n')
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := queen.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		_ = queen.Wait()
+		m, _ := newTestManager(t, dir, Options{LeaveRunning: true})
+		ep := startLocal(t, m, LocalConfig{})
+		if !ep.Adopted || strconv.Itoa(ep.PID) != strings.TrimSpace(line) {
+			t.Fatalf("%v is not the killed queen's hive %s", ep, line)
+		}
+		if err := m.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m, _ := newTestManager(t, dir, Options{})
+	startLocal(t, m, LocalConfig{})
 }
 
 func TestFault03HiveCrashRestarts(t *testing.T) {

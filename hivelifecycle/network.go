@@ -101,7 +101,12 @@ func (h *hive) reach(ctx context.Context, c NetworkConfig) (*host, error) {
 		err = h.wake(ctx, c, t)
 	}
 	if err != nil {
-		return nil, h.failed(StepConnect, err, "check that the machine is on and that `ssh "+c.Target.String()+"` works from here")
+		remedy := "check that the machine is on and that `ssh " + c.Target.String() + "` works from here"
+		var coded interface{ Code() string }
+		if errors.As(err, &coded) {
+			remedy = "" // an error with a code says itself what to do
+		}
+		return nil, h.failed(StepConnect, err, remedy)
 	}
 	h.m.event(h.name, StepConnect, Done, fmt.Sprintf("Connected to %s.", c.Target))
 	return t, nil
@@ -111,19 +116,20 @@ func sameTarget(a, b SSHTarget) bool { return fmt.Sprintf("%#v", a) == fmt.Sprin
 
 // adoptNetwork takes over the hive that runs on the machine already, after it has proved its identity.
 func (h *hive) adoptNetwork(ctx context.Context, t *host, id identity) (Endpoint, bool, error) {
-	s, err := parseState([]byte(t.facts.State))
-	if err != nil {
-		if !errors.Is(err, errNoState) {
-			h.m.o.Log.Warn("hive state unreadable", "node", h.name, "err", err)
-		}
-		return Endpoint{}, false, nil
-	}
-	ours, err := t.runs(ctx, s.PID, id.ID)
+	s, ours, err := h.found(ctx, t, id)
 	if err != nil {
 		return Endpoint{}, false, h.failed(StepAdopt, err, "check the connection")
 	}
 	if !ours {
 		return Endpoint{}, false, nil
+	}
+	if s.Address == "" { // an interrupted start left it on its way
+		ep, err := h.waitRemote(ctx, t, id)
+		if err != nil {
+			return Endpoint{}, false, err
+		}
+		ep.Adopted = true
+		return h.upNetwork(ep, t), true, nil
 	}
 	h.m.event(h.name, StepAdopt, Begun, fmt.Sprintf("Hive %s seems to run there already (pid %d); asking it to prove who it is.", h.name, s.PID))
 	ep := Endpoint{Node: h.name, ID: id.ID, Address: s.Address, Token: id.Token, Version: s.Version, PID: s.PID, Adopted: true, Dial: t.dial}
@@ -141,6 +147,24 @@ func (h *hive) adoptNetwork(ctx context.Context, t *host, id identity) (Endpoint
 		return Endpoint{}, false, err
 	}
 	return Endpoint{}, false, nil
+}
+
+// found looks for our process on the machine: the one of hive.json, else the one that was started last and has not
+// written that file yet; the state then has a pid and no address.
+func (h *hive) found(ctx context.Context, t *host, id identity) (hiveState, bool, error) {
+	s, err := parseState([]byte(t.facts.State))
+	if err == nil {
+		if ours, err := t.runs(ctx, s.PID, id.ID); err != nil || ours {
+			return s, ours, err
+		}
+	} else if !errors.Is(err, errNoState) {
+		h.m.o.Log.Warn("hive state unreadable", "node", h.name, "err", err)
+	}
+	if t.facts.PID == 0 || t.facts.PID == s.PID {
+		return hiveState{}, false, nil
+	}
+	ours, err := t.runs(ctx, t.facts.PID, id.ID)
+	return hiveState{PID: t.facts.PID, ID: id.ID}, ours, err
 }
 
 // launch gives the machine the token, starts the hive detached and waits until it answers.
@@ -198,28 +222,31 @@ func (h *hive) waitRemote(ctx context.Context, t *host, id identity) (Endpoint, 
 	}
 }
 
-// upNetwork records the hive and watches it: three probes in a row without an answer, and the way to it is made anew.
+// upNetwork records the hive and watches it. After the first probe without an answer the next ones follow quickly;
+// three in a row, and the way to the hive is made anew.
 func (h *hive) upNetwork(ep Endpoint, t *host) Endpoint {
 	return h.up(ep, nil, func(life context.Context) {
-		misses := 0
-		for misses < 3 {
-			if !sleep(life, h.m.o.CheckEvery) {
+		for misses := 0; misses < 3; {
+			wait := h.m.o.CheckEvery
+			if misses > 0 {
+				wait = min(wait, time.Second)
+			}
+			if !sleep(life, wait) {
 				return
 			}
 			ctx, cancel := context.WithTimeout(life, h.m.o.ProbeTimeout)
 			_, err := callerOf(ep).handshake(ctx)
 			cancel()
-			if life.Err() != nil {
+			switch {
+			case life.Err() != nil:
 				return
-			}
-			if err == nil {
+			case err == nil:
 				misses = 0
-				continue
-			}
-			misses++
-			h.m.o.Log.Warn("hive did not answer a probe", "node", h.name, "misses", misses, "err", err)
-			if errors.Is(err, ErrHandshake) {
-				break
+			case errors.Is(err, ErrHandshake):
+				misses = 3 // somebody else answers there
+			default:
+				misses++
+				h.m.o.Log.Warn("hive did not answer a probe", "node", h.name, "misses", misses, "err", err)
 			}
 		}
 		h.down(StatusOffline, "the hive does not answer")

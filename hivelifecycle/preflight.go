@@ -17,6 +17,7 @@ type facts struct {
 	FreeKB   int64  // below Dir
 	Systemd  bool   // a systemd user instance answers
 	Linger   bool   // it outlives the login
+	PID      int    // of the last hive that was started by nohup, 0 when there is none
 	State    string // hive.json, as it is
 }
 
@@ -29,7 +30,7 @@ var (
 	errDisk     = errors.New("the disk is nearly full")
 )
 
-// preflightScript prints key=value lines, then hive.json behind "state:". $1 is not used: everything is quoted in.
+// preflightScript prints key=value lines, then hive.json behind "state:".
 func preflightScript(dir string) string {
 	return `d=` + quote(dir) + `
 case "$d" in /*) ;; *) d="$HOME/$d" ;; esac
@@ -48,6 +49,7 @@ if command -v systemctl >/dev/null 2>&1 && systemctl --user show-environment >/d
   [ -e "/var/lib/systemd/linger/$u" ] || loginctl enable-linger "$u" >/dev/null 2>&1
   [ -e "/var/lib/systemd/linger/$u" ] && echo linger=1
 fi
+printf 'pid=%s\n' "$(cat "$d/hive.pid" 2>/dev/null)"
 echo state:
 cat "$d/hive.json" 2>/dev/null
 exit 0`
@@ -105,6 +107,10 @@ func parseFacts(out string) (f facts, writable bool, err error) {
 			if n, err := strconv.ParseInt(v, 10, 64); err == nil {
 				f.FreeKB = n
 			}
+		case "pid":
+			if n, err := strconv.Atoi(v); err == nil && n > 1 {
+				f.PID = n
+			}
 		case "systemd":
 			f.Systemd = v == "1"
 		case "linger":
@@ -150,6 +156,12 @@ func (h *hive) failed(step Step, err error, remedy string) error {
 		return fail(h.name, step, err, "try again")
 	}
 	e := fail(h.name, step, err, remedy)
-	h.m.event(h.name, step, Failed, e.Error()+".")
+	h.m.event(h.name, step, Failed, sentence(e))
 	return e
+}
+
+// sentence makes a line for a person of an error.
+func sentence(err error) string {
+	s := err.Error()
+	return strings.ToUpper(s[:1]) + s[1:] + "."
 }

@@ -24,16 +24,13 @@ func (h *hive) stopNetwork(ctx context.Context, o StopOptions) error {
 	if err := h.preflight(ctx, t, remoteDir(c, id)); err != nil {
 		return err
 	}
-	s, err := parseState([]byte(t.facts.State))
-	ours := false
-	if err == nil {
-		if ours, err = t.runs(ctx, s.PID, id.ID); err != nil {
-			return h.failed(StepStop, err, "check the connection")
-		}
+	s, ours, err := h.found(ctx, t, id)
+	if err != nil {
+		return h.failed(StepStop, err, "check the connection")
 	}
 	if ours {
 		ep := Endpoint{Node: h.name, ID: id.ID, Address: s.Address, Token: id.Token, PID: s.PID, Dial: t.dial}
-		if !h.ask(ctx, ep, o) {
+		if s.Address == "" || !h.ask(ctx, ep, o) {
 			o.Grace = 0
 		}
 		if err := h.endRemote(ctx, t, s.PID, id.ID, o); err != nil {
