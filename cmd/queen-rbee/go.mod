@@ -11,6 +11,7 @@ require (
 	github.com/queen-rbee/queen-rbee/auth/sqlauth v0.1.0
 	github.com/queen-rbee/queen-rbee/eviction v0.1.0
 	github.com/queen-rbee/queen-rbee/hivelifecycle v0.1.0
+	github.com/queen-rbee/queen-rbee/hivelifecycle/engine v0.1.0
 	github.com/queen-rbee/queen-rbee/httpserver v0.1.0
 	github.com/queen-rbee/queen-rbee/metrics v0.1.0
 	github.com/queen-rbee/queen-rbee/metrics/prommetrics v0.1.0
@@ -76,6 +77,7 @@ replace (
 	github.com/queen-rbee/queen-rbee/auth/sqlauth => ../../auth/sqlauth
 	github.com/queen-rbee/queen-rbee/eviction => ../../eviction
 	github.com/queen-rbee/queen-rbee/hivelifecycle => ../../hivelifecycle
+	github.com/queen-rbee/queen-rbee/hivelifecycle/engine => ../../hivelifecycle/engine
 	github.com/queen-rbee/queen-rbee/httpserver => ../../httpserver
 	github.com/queen-rbee/queen-rbee/metrics => ../../metrics
 	github.com/queen-rbee/queen-rbee/metrics/prommetrics => ../../metrics/prommetrics

@@ -353,3 +353,14 @@ func TestBadConfigurationNamesTheLine(t *testing.T) {
 		t.Fatalf("listening beyond loopback without a key: %v: %s", err, out)
 	}
 }
+
+func TestPathThatNoEngineServes(t *testing.T) {
+	q := start(t, "models: {demo: {ref: \"sim:demo\"}}\n")
+	var body struct {
+		Error struct{ Message, Code string }
+	}
+	q.json("POST", "/v1/rerank", `{"model":"demo","query":"x","documents":["y"]}`, &body, 404)
+	if !strings.Contains(body.Error.Message, "llama.cpp") {
+		t.Fatalf("the answer does not name engines that could: %+v", body)
+	}
+}

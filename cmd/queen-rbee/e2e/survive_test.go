@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
 	"os"
 	"strings"
 	"sync"
@@ -329,24 +330,60 @@ func TestFault04DeadBeforeFirstToken(t *testing.T) {
 	}
 }
 
-// TestFault06HungWorker: a worker that never answers, or stops in the middle, ends in an error soon after its timer.
+// TestFault06HungWorker: a server that accepts and never answers, or stops in the middle of a stream, ends in an error soon
+// after its timer, and its slot is free again.
 func TestFault06HungWorker(t *testing.T) {
-	q := start(t, "models: {demo: {ref: \"sim:demo?itl=1ms\"}}\ntimeouts: {first_token: 1s, inter_token: 1s}\n")
-	q.json("POST", "/v1/completions", `{"model":"demo","prompt":"warm","max_tokens":1}`, nil, 200)
-	var pid int
-	for _, p := range q.idleWorkers("demo") {
-		pid = p
-	}
-	_ = syscall.Kill(pid, syscall.SIGSTOP)
-	began := time.Now()
-	if got := q.status("POST", "/v1/completions", `{"model":"demo","prompt":"go","max_tokens":5,"stream":true}`); got < 500 {
-		t.Errorf("a worker that hangs before the first token: status %d", got)
-	}
-	if took := time.Since(began); took > 8*time.Second {
-		t.Errorf("it took %s", took)
-	}
-	_ = syscall.Kill(pid, syscall.SIGCONT)
-	q.until("it works again", 20*time.Second, func() bool {
-		return q.status("POST", "/v1/completions", `{"model":"demo","prompt":"go","max_tokens":5}`) == 200
+	hung := listen(t, func(c net.Conn) { _, _ = io.Copy(io.Discard, c) })
+	half := listen(t, func(c net.Conn) {
+		_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"+
+			`data: {"id":"x","object":"text_completion","created":1,"model":"m","choices":[{"index":0,"text":"a","finish_reason":null}]}`+"\n\n")
+		_, _ = io.Copy(io.Discard, c)
 	})
+	q := start(t, "hives: []\ntimeouts: {first_token: 500ms, inter_token: 500ms}\nexternals:\n"+
+		"  - {name: hung, url: \"http://"+hung+"\", models: {hung: m}, slots: 1}\n  - {name: half, url: \"http://"+half+"\", models: {half: m}, slots: 1}\n")
+	for range 3 {
+		began := time.Now()
+		if got := q.status("POST", "/v1/completions", `{"model":"hung","prompt":"go","max_tokens":5}`); got < 500 {
+			t.Errorf("a server that never answers: status %d", got)
+		}
+		res, err := q.do(t.Context(), "POST", "/v1/completions", `{"model":"half","prompt":"go","max_tokens":5,"logprobs":1,"stream":true}`)
+		if err != nil {
+			t.Fatal(err)
+		}
+		failed, done := false, false
+		_ = events(res.Body, func(ev event) bool {
+			failed = failed || strings.Contains(ev.data, `"error"`)
+			done = done || ev.data == "[DONE]"
+			return true
+		})
+		_ = res.Body.Close()
+		if !failed || done {
+			t.Errorf("a server that stops in the middle: error %v, done %v", failed, done)
+		}
+		if took := time.Since(began); took > 20*time.Second {
+			t.Errorf("both took %s", took)
+		}
+	}
+}
+
+func listen(t *testing.T, serve func(net.Conn)) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer func() { _ = c.Close() }()
+				serve(c)
+			}()
+		}
+	}()
+	return l.Addr().String()
 }

@@ -9,11 +9,15 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
+	"net/http/pprof"
 	"os"
 	"os/signal"
 	"runtime/debug"
 	"syscall"
+	"time"
 
+	"github.com/queen-rbee/queen-rbee/auth"
 	"github.com/queen-rbee/queen-rbee/cmd/queen-rbee/internal/compose"
 	"github.com/queen-rbee/queen-rbee/cmd/queen-rbee/internal/config"
 	"github.com/queen-rbee/queen-rbee/queue"
@@ -168,6 +172,7 @@ func serve(version string, cfg *config.Config, f *flags, stdout, stderr io.Write
 		<-signals
 		os.Exit(exitError)
 	}()
+	profile(log)
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
@@ -183,6 +188,24 @@ func serve(version string, cfg *config.Config, f *flags, stdout, stderr io.Write
 		}
 	}()
 	return q.Run(ctx, listener, func() { _, _ = fmt.Fprintf(stdout, "ready http://%s\n", listener.Addr()) })
+}
+
+// profile serves Go's profiles on the loopback address that RBEE_PPROF names, for whoever looks into the queen's costs.
+func profile(log *slog.Logger) {
+	addr := os.Getenv("RBEE_PPROF")
+	if addr == "" {
+		return
+	}
+	if !auth.IsLoopback(addr) {
+		log.Error("RBEE_PPROF is not a loopback address, no profiles are served", "addr", addr)
+		return
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("/debug/pprof/", pprof.Index)
+	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	server := &http.Server{Addr: addr, Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	go func() { log.Info("profiles end", "error", server.ListenAndServe()) }()
 }
 
 // tuneMemory trades memory for processor time, within bounds, unless the environment says otherwise: the queen's live heap

@@ -18,6 +18,7 @@ import (
 
 	"github.com/queen-rbee/queen-rbee/cmd/queen-rbee/internal/config"
 	"github.com/queen-rbee/queen-rbee/hivelifecycle"
+	"github.com/queen-rbee/queen-rbee/hivelifecycle/engine"
 	"github.com/queen-rbee/queen-rbee/hivelifecycle/hiveapi"
 	"github.com/queen-rbee/queen-rbee/metrics"
 	"github.com/queen-rbee/queen-rbee/monitor"
@@ -266,6 +267,31 @@ func (f *fleet) engine(e provisioner.Entry) hiveapi.EngineSpec {
 		}
 	}
 	return spec
+}
+
+// serves says whether the engine behind a model answers a path, and else which engines would.
+func (f *fleet) serves(e provisioner.Entry, path string) error {
+	if strings.HasPrefix(e.Ref, "external:") {
+		return nil // its own server knows
+	}
+	spec, err := engine.Resolve(f.engine(e))
+	if err != nil || spec.Capabilities == nil || spec.Capabilities.Serves(path) {
+		return err
+	}
+	could := []string{}
+	for _, b := range engine.Builtin() {
+		if b.Capabilities != nil && b.Capabilities.Serves(path) {
+			could = append(could, b.Name)
+		}
+	}
+	for name, c := range f.engines {
+		if slices.Contains(c.Paths, path) {
+			could = append(could, name)
+		}
+	}
+	slices.Sort(could)
+	return &codedError{code: "NOT_FOUND", msg: fmt.Sprintf("the engine %s of model %s does not serve %s; these would: %s", spec.Name, e.Name, path, strings.Join(could, ", ")),
+		facts: map[string]any{"engines": could}}
 }
 
 // defaultEngine runs a model whose entry names no engine.

@@ -269,7 +269,7 @@ func loadTime(s string) time.Duration {
 
 // newServer makes the HTTP face.
 func (q *Queen) newServer(context.Context) (err error) {
-	sub := &submitter{adm: q.adm, rt: q.rt, q: q.q, live: q.live, hub: q.hub, met: q.met, resolve: q.catalog.resolve, modelWait: q.cfg.Timeouts.ModelWait.D()}
+	sub := &submitter{adm: q.adm, rt: q.rt, q: q.q, live: q.live, hub: q.hub, met: q.met, resolve: q.catalog.resolve, serves: q.fleet.serves, modelWait: q.cfg.Timeouts.ModelWait.D()}
 	guard := &auth.Guard{Keys: q.keys, RequireKey: q.cfg.Auth.Mode == "keys", Loopback: auth.IsLoopback(q.cfg.Listen)}
 	hives := &hivesAPI{f: q.fleet, bus: q.bus, start: q.startHive, ctx: q.life}
 	q.server, err = httpserver.New(sub, &authDoor{guard}, httpserver.Options{

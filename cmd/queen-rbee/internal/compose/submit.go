@@ -27,6 +27,7 @@ type submitter struct {
 	hub       *sserelay.Hub
 	met       *metrics.Instruments
 	resolve   func(name string) (provisioner.Entry, error)
+	serves    func(e provisioner.Entry, path string) error // nil when the model's engine answers that path
 	modelWait time.Duration
 }
 
@@ -37,6 +38,11 @@ func (s *submitter) Submit(ctx context.Context, r *httpserver.Request) (httpserv
 	entry0, err := s.resolve(r.Model)
 	if err != nil {
 		return nil, err
+	}
+	if r.Surface == httpserver.SurfaceRaw || r.Surface == httpserver.SurfaceEmbeddings {
+		if err := s.serves(entry0, r.Path); err != nil {
+			return nil, err
+		}
 	}
 	id := s.q.NewID()
 	prompt := (r.PromptChars + 3) / 4
