@@ -29,6 +29,7 @@ type engineCase struct {
 	setup func(t *testing.T) SpawnRequest
 	bad   func(r *SpawnRequest) // makes the model one that can't be loaded
 	sign  string                // what the reason for a bad model says
+	slow  bool                  // takes seconds to load: some columns in the long form only (RBEE_LONG=1)
 }
 
 func matrix() []engineCase {
@@ -67,6 +68,15 @@ func matrix() []engineCase {
 			return SpawnRequest{ModelRef: "file:any", ModelPath: t.TempDir(), Engine: Spec{Name: "mine", Health: "/up",
 				Command: []string{self, "fake-plain", "--port", "{port}", "--model", "{model_path}"}, StopGrace: seconds(1)}}
 		}, bad: func(r *SpawnRequest) { r.ModelPath = "/nonexistent" }, sign: "check that the file exists"},
+		{name: "node-llama-cpp", real: true, setup: func(t *testing.T) SpawnRequest {
+			dir, err := filepath.Abs("testdata/node")
+			if err != nil {
+				t.Fatal(err)
+			}
+			need(t, "node-llama-cpp (npm)", filepath.Join(dir, "node_modules/node-llama-cpp/package.json"))
+			return SpawnRequest{ModelRef: "file:stories", ModelPath: stories(t), Engine: Spec{Name: "node", Health: "/up", StopGrace: seconds(2),
+				Command: []string{need(t, "node for node-llama-cpp", "node"), filepath.Join(dir, "server.mjs"), "--port", "{port}", "--model", "{model_path}", "--slots", "{slots}"}}}
+		}, bad: func(r *SpawnRequest) { r.ModelPath = truncated(r.ModelPath) }, sign: "can't be loaded", slow: true},
 	}
 }
 
@@ -91,7 +101,11 @@ func TestMatrix(t *testing.T) {
 			req := c.setup(t)
 			req.WorkerID, req.Model = "w-"+strings.ReplaceAll(c.name, ".", ""), "m"
 			t.Run("start,ready,stream,cancel,crash,stop", func(t *testing.T) { matrixLife(t, req) })
-			t.Run("orphan", func(t *testing.T) { matrixOrphan(t, req) })
+			long := !c.slow || os.Getenv("RBEE_LONG") == "1"
+			if long {
+				t.Run("orphan", func(t *testing.T) { matrixOrphan(t, req) })
+				t.Run("port taken", func(t *testing.T) { matrixPort(t, req) })
+			}
 			t.Run("bad model", func(t *testing.T) {
 				r := req
 				c.bad(&r)
@@ -107,7 +121,6 @@ func TestMatrix(t *testing.T) {
 					t.Errorf("%d restarts of what can't succeed", rec.Restarts)
 				}
 			})
-			t.Run("port taken", func(t *testing.T) { matrixPort(t, req) })
 		})
 	}
 }
@@ -128,11 +141,18 @@ func matrixLife(t *testing.T, req SpawnRequest) {
 	if n, done := chat(t.Context(), rec, 8, 0); n < 3 || !done {
 		t.Errorf("stream: %d chunks, done %v", n, done)
 	}
+	if keyless := rec; rec.Capabilities.APIKey != "" {
+		keyless.APIKey = "guessed"
+		if n, _ := chat(t.Context(), keyless, 8, 0); n > 0 {
+			t.Error("it answers somebody who does not know its key")
+		}
+	}
 	chat(t.Context(), rec, 4000, 2) // leaves after two chunks
 	until(t, "cancel: the engine still works for a reader that left", func() bool {
 		n, ok := s.prober.requests(t.Context(), rec.Address, rec.Capabilities.Metrics, rec.APIKey, adapterOf(req.Engine.Name))
 		return !ok && rec.Capabilities.Metrics == "" || ok && n == 0
 	})
+	until(t, "cancel: its slot is not free", func() bool { n, done := chat(t.Context(), rec, 8, 0); return n >= 3 && done })
 	if err := syscall.Kill(rec.PID, syscall.SIGKILL); err != nil {
 		t.Fatal("crash:", err)
 	}
