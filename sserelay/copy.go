@@ -67,7 +67,10 @@ type copier struct {
 func (s *Stream) Copy(ctx context.Context, body io.ReadCloser, o CopyOptions) (Outcome, error) {
 	c := &copier{s: s, ctx: ctx, o: o}
 	c.watch = newWatchdog(body, o.FirstTimeout)
-	stop := context.AfterFunc(ctx, func() { body.Close() })
+	stop := context.AfterFunc(ctx, func() {
+		body.Close()
+		s.interrupt()
+	})
 	defer func() {
 		stop()
 		c.watch.stop()

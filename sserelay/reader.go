@@ -11,6 +11,7 @@ import (
 type reader struct {
 	pos      uint64 // next frame it wants; guarded by the stream's mu
 	wake     chan struct{}
+	sv       *server       // its server while the writer may use it; guarded by mu
 	patience time.Duration // how long the writer still waits for it; guarded by mu
 }
 

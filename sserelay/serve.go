@@ -13,6 +13,7 @@ const maxBatch = 32 << 10
 
 // server is one run of Serve.
 type server struct {
+	loan
 	s          *Stream
 	v          View
 	o          *Options
@@ -72,29 +73,27 @@ func (sv *server) run(ctx context.Context) error {
 	}
 	timer := time.NewTimer(sv.wait())
 	defer timer.Stop()
-	take := sv.take // a method value costs an allocation each time it is made
+	sv.lend(ctx)
+	defer sv.takeBack()
 	for {
-		p, err := sv.s.scan(ctx, sv.r, take)
-		if err != nil {
-			return sv.broken(err)
+		if sv.gone {
+			return sv.result
 		}
-		if done, err := sv.step(p); done || err != nil {
+		if done, err := sv.pump(); done || err != nil {
 			return err
 		}
-		if p.more {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			continue
-		}
+		sv.own.Unlock()
 		select {
 		case <-sv.r.wake:
+			sv.own.Lock()
 		case <-timer.C:
+			sv.own.Lock()
 			if err := sv.tick(); err != nil {
 				return err
 			}
 			timer.Reset(sv.wait())
 		case <-ctx.Done():
+			sv.own.Lock()
 			return ctx.Err()
 		}
 	}

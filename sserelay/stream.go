@@ -230,13 +230,6 @@ func (s *Stream) wake() {
 	}
 }
 
-// flush wakes the readers after frames that were published without it.
-func (s *Stream) flush() {
-	s.mu.Lock()
-	s.wake()
-	s.mu.Unlock()
-}
-
 // restore reads what the journal holds of the job.
 func (s *Stream) restore(ctx context.Context) error {
 	st := &s.state

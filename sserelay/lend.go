@@ -1,0 +1,124 @@
+package sserelay
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// A token that is handed from the goroutine that reads the worker to the one that writes the client costs two
+// scheduler passes. So a reader that waits lends its writer: where an attached stream has exactly one reader, the
+// goroutine that reads the worker writes to it as well. A client that does not read then holds its own worker back,
+// as with a plain proxy, until its write deadline. With more readers, or a detached job, each reader writes by itself.
+
+// loan is the part of a server that decides who may use it.
+type loan struct {
+	own    sync.Mutex // held by whoever uses the server; its own goroutine holds it except while it waits
+	ctx    context.Context
+	taking func(uint64, Meta, []byte) bool // server.take: a method value costs an allocation each time it is made
+	gone   bool                            // the server is finished
+	result error
+	turn   uint64 // loans so far; guarded by the stream's mu
+	lent   bool   // guarded by the stream's mu
+}
+
+// lend makes the server usable by the writing side while it waits; own is held afterwards.
+func (sv *server) lend(ctx context.Context) {
+	sv.own.Lock()
+	sv.ctx, sv.taking = ctx, sv.take
+	sv.s.mu.Lock()
+	sv.r.sv = sv
+	sv.s.mu.Unlock()
+}
+
+// takeBack ends that for good.
+func (sv *server) takeBack() {
+	sv.gone = true
+	sv.own.Unlock()
+	sv.s.mu.Lock()
+	sv.r.sv = nil
+	sv.s.mu.Unlock()
+}
+
+// pump writes everything there is for the reader. done says that it has all. own is held.
+func (sv *server) pump() (done bool, err error) {
+	for {
+		p, err := sv.s.scan(sv.ctx, sv.r, sv.taking)
+		if err != nil {
+			return true, sv.broken(err)
+		}
+		if done, err := sv.step(p); done || err != nil {
+			return true, err
+		}
+		if !p.more {
+			return false, nil
+		}
+		if err := sv.ctx.Err(); err != nil {
+			return true, err
+		}
+	}
+}
+
+// flush brings frames that were published without a wake to the readers.
+func (s *Stream) flush() {
+	s.mu.Lock()
+	sv := s.borrow()
+	if sv == nil {
+		s.wake()
+	}
+	s.mu.Unlock()
+	if sv == nil {
+		return
+	}
+	done, err := sv.pump()
+	s.mu.Lock()
+	sv.lent = false
+	if done || err != nil {
+		sv.gone, sv.result = true, err
+		s.wake()
+	}
+	s.mu.Unlock()
+	sv.own.Unlock()
+}
+
+// borrow returns the only reader's server if it waits, with own held; mu is held.
+func (s *Stream) borrow() *server {
+	if s.o.Detached || len(s.readers) != 1 {
+		return nil
+	}
+	sv := s.readers[0].sv
+	if sv == nil || !sv.own.TryLock() {
+		return nil
+	}
+	if sv.gone {
+		sv.own.Unlock()
+		return nil
+	}
+	sv.lent = true
+	sv.turn++
+	return sv
+}
+
+// interrupt cuts a reader in whose connection the writing side is stuck, so that a cancelled job ends.
+func (s *Stream) interrupt() {
+	const grace = 100 * time.Millisecond // a write that is not stuck is over by then
+	stuck := func() (*server, uint64) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for _, r := range s.readers {
+			if r.sv != nil && r.sv.lent {
+				return r.sv, r.sv.turn
+			}
+		}
+		return nil, 0
+	}
+	sv, turn := stuck()
+	if sv == nil {
+		return
+	}
+	time.AfterFunc(grace, func() {
+		if again, same := stuck(); again == sv && same == turn {
+			_ = sv.rc.SetWriteDeadline(time.Now())
+		}
+	})
+}
