@@ -20,7 +20,7 @@ type item struct {
 	m    *model
 	eff  int64 // when it counts as having come
 	rank int64 // lower goes first
-	best int64 // its prefill where it is shortest
+	best int64 // what it takes of a worker where that is least: prefill, and its share of a slot's time
 	wait int64 // what the layout gives it
 }
 
@@ -135,7 +135,7 @@ func (s *Scheduler) window(line []*Job, now int64) []item {
 	return items
 }
 
-// rankAll orders the window: by age, with each job set back by a few times its own prefill. Short jobs
+// rankAll orders the window: by age, with each job set back by a few times what it takes. Short jobs
 // pass long ones that came shortly before, and nobody waits for ever, since every rank is fixed.
 func (s *Scheduler) rankAll(items []item, now int64) {
 	limit, share := int64(time.Second), s.opts.Weights.Setback
@@ -152,7 +152,8 @@ func (s *Scheduler) rankAll(items []item, now int64) {
 			s.index.candidates(s, it.job, it.m, func(w *worker) {
 				if w.why == "" {
 					cached := cachedTokens(it.job, w.cache.match(it.job.Blocks), w)
-					it.best = min(it.best, w.speed.own(max(it.job.PromptTokens-cached, 1)))
+					hold := w.speed.hold(it.m.out.expect(it.job.MaxTokens)) / int64(w.Slots)
+					it.best = min(it.best, w.speed.own(max(it.job.PromptTokens-cached, 1))+hold)
 				}
 			})
 		}
