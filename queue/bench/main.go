@@ -32,7 +32,7 @@ type bench struct {
 func main() {
 	d := flag.Duration("d", 2*time.Second, "length of one measurement")
 	rounds := flag.Int("rounds", 3, "measurements of each kind; the median counts")
-	only := flag.String("only", "", "parts to run: enqueue,work,latency,claim,journal (all when empty)")
+	only := flag.String("only", "", "parts to run: enqueue,work,latency,claim,ready,journal (all when empty)")
 	dir := flag.String("dir", "", "directory for the databases (a temporary one when empty)")
 	flag.Parse()
 	b := &bench{out: os.Stdout, d: *d, n: *rounds, dir: *dir}
@@ -59,7 +59,7 @@ func (b *bench) run(ctx context.Context, only string) error {
 	for _, part := range []struct {
 		name string
 		fn   func(context.Context) error
-	}{{"enqueue", b.enqueue}, {"work", b.work}, {"latency", b.latency}, {"claim", b.claim}, {"journal", b.journal}} {
+	}{{"enqueue", b.enqueue}, {"work", b.work}, {"latency", b.latency}, {"claim", b.claim}, {"ready", b.ready}, {"journal", b.journal}} {
 		if only == "" || strings.Contains(only, part.name) {
 			if err := part.fn(ctx); err != nil {
 				return fmt.Errorf("%s: %w", part.name, err)
