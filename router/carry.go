@@ -204,7 +204,7 @@ func (t *task) converse(s Stream, x *exchange, cont *continuation) (out Outcome)
 	}
 	if kind, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type")); kind == "text/event-stream" || (x.req.stream && kind != "application/json") {
 		out, err = s.Copy(t.ctx, &frames{resp.Body, x}, CopyOptions{Protocol: orText(x.w.Protocol, ProtocolOpenAI),
-			Surface: x.req.surface, Attempt: t.job.Attempt, Continued: t.emitted, UsageInjected: x.req.usageInjected,
+			Surface: x.req.surface, Attempt: t.job.Attempt, Status: resp.StatusCode, ContentType: resp.Header.Get("Content-Type"), Continued: t.emitted, UsageInjected: x.req.usageInjected,
 			Stop: x.req.stop, FirstToken: x.g.first, InterToken: x.g.inter})
 	} else {
 		var body []byte

@@ -2,6 +2,8 @@ package router
 
 import (
 	"context"
+	"fmt"
+	"runtime/debug"
 	"slices"
 	"time"
 )
@@ -54,11 +56,21 @@ func (d *dispatcher) run(ctx context.Context) {
 		case <-timer.C:
 		}
 		now := time.Now()
-		d.housekeep(ctx, now)
-		r.tellFailed()
-		d.dispatch(ctx)
+		d.pass(ctx, now)
 		timer.Reset(d.next())
 	}
+}
+
+// pass is one round. A neighbour's panic costs the round, not the program.
+func (d *dispatcher) pass(ctx context.Context, now time.Time) {
+	defer func() {
+		if v := recover(); v != nil {
+			d.r.log.Error("panic while slots were given away", "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
+		}
+	}()
+	d.housekeep(ctx, now)
+	d.r.tellFailed()
+	d.dispatch(ctx)
 }
 
 // next is how long the dispatcher may sleep when nothing wakes it.

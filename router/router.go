@@ -68,17 +68,21 @@ func (r *Router) Submit(ctx context.Context, j *Job) (*Handle, error) {
 		t.cancel(err)
 		return nil, err
 	}
+	taken := false
+	defer func() {
+		if !taken { // refused, failed, or a neighbour panicked
+			r.forget(t)
+		}
+	}()
 	p := Placement{Action: Wait}
 	if !behind { // who waits for the same model goes first
 		if p, err = r.sched.Place(ctx, j); err != nil {
-			r.forget(t)
 			return nil, err
 		}
 	}
 	res := hold(p)
 	switch p.Action {
 	case Reject:
-		r.forget(t)
 		return nil, refuse(orCode(p.Code), p.RetryAfter, nil, "%s", orText(p.Reason, "no worker or hive can run this"))
 	case Route:
 		err = r.submitRouted(ctx, t, res)
@@ -88,6 +92,7 @@ func (r *Router) Submit(ctx context.Context, j *Job) (*Handle, error) {
 	if err != nil {
 		return nil, err
 	}
+	taken = true
 	return &Handle{t}, nil
 }
 
@@ -121,8 +126,10 @@ func (r *Router) register(t *task) (behind bool, err error) {
 func (r *Router) forget(t *task) {
 	t.cancel(errCancelled)
 	r.mu.Lock()
-	r.remove(t)
-	r.mu.Unlock()
+	defer r.mu.Unlock()
+	if t.state == born {
+		r.remove(t)
+	}
 }
 
 // submitRouted stores the job as running and carries it at once: the commit overlaps with the forwarding.
@@ -134,7 +141,6 @@ func (r *Router) submitRouted(ctx context.Context, t *task, res *reservation) er
 	}
 	if err != nil {
 		res.release(Outcome{Kind: Internal, Err: err})
-		r.forget(t)
 		return err
 	}
 	t.pending, t.stored = pending, true
@@ -158,7 +164,6 @@ func (r *Router) submitWaiting(ctx context.Context, t *task, res *reservation) e
 	}
 	if err != nil {
 		res.release(Outcome{Kind: Internal, Err: err})
-		r.forget(t)
 		return err
 	}
 	if err := r.openNew(t); err != nil {
@@ -185,7 +190,6 @@ func (r *Router) openNew(t *task) error {
 	s, err := t.open()
 	if err != nil {
 		_ = r.queue.Finish(context.Background(), t.job.ID, t.result(Failed, codeOf(err, CodeInternal), "the event stream could not be opened"))
-		r.forget(t)
 		return err
 	}
 	t.watchIdle(s)

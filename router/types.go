@@ -168,6 +168,9 @@ type CopyOptions struct {
 	Protocol string  // of the worker
 	Surface  Surface // of the frames: Chat, Completion, Native (execute events) or Raw
 	Attempt  int
+	// Status and ContentType of the worker's answer: a Raw one is shown with them.
+	Status      int
+	ContentType string
 	// Continued: the frames go on after the prefix that earlier attempts emitted; they are patched to look like one stream.
 	Continued bool
 	// UsageInjected: the client did not ask for the usage chunk, the router did.
