@@ -182,7 +182,7 @@ func (s *Scheduler) better(a, b *fit) bool {
 	if a.w.inflight != b.w.inflight {
 		return a.w.inflight < b.w.inflight
 	}
-	if a.w.lastUse != b.w.lastUse {
+	if a.w.cache.kind == CacheSlots && a.w.lastUse != b.w.lastUse {
 		return a.w.lastUse < b.w.lastUse // what it caches is the oldest
 	}
 	ha, hb := mix(uint64(a.w.ord)^s.opts.Seed, 0x9e3779b97f4a7c15), mix(uint64(b.w.ord)^s.opts.Seed, 0x9e3779b97f4a7c15)
