@@ -58,7 +58,7 @@ func (i *Instruments) ObserveFleet(source func() Fleet) (stop func() error, err 
 	reg, err := i.meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 		f := source()
 		for _, d := range f.Queue {
-			o.ObserveInt64(depth, int64(d.Jobs), i.byPriority.get(key{a: d.Priority}))
+			o.ObserveInt64(depth, int64(d.Jobs), i.byPriority.get(key{a: d.Priority}).observe...)
 		}
 		for _, h := range f.Hives {
 			i.observeHive(o, up, vram, h)

@@ -45,22 +45,33 @@ func (b *bound) value(v string) string {
 // key names one attribute set; unused fields are empty.
 type key struct{ a, b, c, d string }
 
-// sets caches the options of attribute sets, so that recording builds none. Its size is bounded by the labels.
+// labels is one attribute set in the forms that instruments take; ready slices save an allocation a call.
+type labels struct {
+	record  []metric.RecordOption
+	add     []metric.AddOption
+	observe []metric.ObserveOption
+}
+
+// sets caches attribute sets, so that recording builds none. Its size is bounded by the labels.
 type sets struct {
-	m     sync.Map // key -> metric.MeasurementOption
+	mu    sync.RWMutex
+	m     map[key]*labels
 	names [4]string
 	fixed []attribute.KeyValue
 }
 
 func newSets(fixed []attribute.KeyValue, names ...string) *sets {
-	s := &sets{fixed: fixed}
+	s := &sets{fixed: fixed, m: make(map[key]*labels)}
 	copy(s.names[:], names)
 	return s
 }
 
-func (s *sets) get(k key) metric.MeasurementOption {
-	if o, ok := s.m.Load(k); ok {
-		return o.(metric.MeasurementOption)
+func (s *sets) get(k key) *labels {
+	s.mu.RLock()
+	l := s.m[k]
+	s.mu.RUnlock()
+	if l != nil {
+		return l
 	}
 	kvs := append([]attribute.KeyValue(nil), s.fixed...)
 	for i, v := range [4]string{k.a, k.b, k.c, k.d} {
@@ -68,6 +79,10 @@ func (s *sets) get(k key) metric.MeasurementOption {
 			kvs = append(kvs, attribute.String(s.names[i], v))
 		}
 	}
-	o, _ := s.m.LoadOrStore(k, metric.WithAttributeSet(attribute.NewSet(kvs...)))
-	return o.(metric.MeasurementOption)
+	o := metric.WithAttributeSet(attribute.NewSet(kvs...))
+	l = &labels{[]metric.RecordOption{o}, []metric.AddOption{o}, []metric.ObserveOption{o}}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.m[k] = l
+	return l
 }

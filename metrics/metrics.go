@@ -149,29 +149,29 @@ type Request struct {
 
 // RequestStart counts a request as being served until RequestDone.
 func (i *Instruments) RequestStart(ctx context.Context, operation string) {
-	i.active.Add(ctx, 1, i.byOp.get(key{a: i.ops.value(operation)}))
+	i.active.Add(ctx, 1, i.byOp.get(key{a: i.ops.value(operation)}).add...)
 }
 
 // RequestDone records a request that RequestStart counted, with the same operation.
 func (i *Instruments) RequestDone(ctx context.Context, r Request) {
 	op, model := i.ops.value(r.Operation), i.models.value(r.Model)
-	i.active.Add(ctx, -1, i.byOp.get(key{a: op}))
-	i.duration.Record(ctx, r.Duration.Seconds(), i.request.get(key{op, model, class(r.Status), i.codes.value(r.Code)}))
+	i.active.Add(ctx, -1, i.byOp.get(key{a: op}).add...)
+	i.duration.Record(ctx, r.Duration.Seconds(), i.request.get(key{op, model, class(r.Status), i.codes.value(r.Code)}).record...)
 	byModel := i.byModel.get(key{a: op, b: model})
 	if r.FirstToken > 0 {
-		i.first.Record(ctx, r.FirstToken.Seconds(), byModel)
+		i.first.Record(ctx, r.FirstToken.Seconds(), byModel.record...)
 	}
 	if r.PerToken > 0 {
-		i.perToken.Record(ctx, r.PerToken.Seconds(), byModel)
+		i.perToken.Record(ctx, r.PerToken.Seconds(), byModel.record...)
 	}
 	if r.Prompt > 0 {
-		i.tokens.Record(ctx, int64(r.Prompt), i.byTokens.get(key{a: op, b: model, c: "input"}))
+		i.tokens.Record(ctx, int64(r.Prompt), i.byTokens.get(key{a: op, b: model, c: "input"}).record...)
 	}
 	if r.Output > 0 {
-		i.tokens.Record(ctx, int64(r.Output), i.byTokens.get(key{a: op, b: model, c: "output"}))
+		i.tokens.Record(ctx, int64(r.Output), i.byTokens.get(key{a: op, b: model, c: "output"}).record...)
 	}
 	if r.Cached > 0 {
-		i.cached.Add(ctx, int64(r.Cached), byModel)
+		i.cached.Add(ctx, int64(r.Cached), byModel.add...)
 	}
 }
 
@@ -194,45 +194,45 @@ func (i *Instruments) QueueWait(ctx context.Context, priority string, d time.Dur
 	if priority != "batch" {
 		priority = "interactive"
 	}
-	i.queueWait.Record(ctx, d.Seconds(), i.byPriority.get(key{a: priority}))
+	i.queueWait.Record(ctx, d.Seconds(), i.byPriority.get(key{a: priority}).record...)
 }
 
 // Rejected counts a refused request by its code.
 func (i *Instruments) Rejected(ctx context.Context, code string) {
-	i.rejected.Add(ctx, 1, i.byCode.get(key{a: i.codes.value(code)}))
+	i.rejected.Add(ctx, 1, i.byCode.get(key{a: i.codes.value(code)}).add...)
 }
 
 // ScheduleDuration records one decision; action is route, provision, queue or reject.
 func (i *Instruments) ScheduleDuration(ctx context.Context, action string, d time.Duration) {
-	i.schedule.Record(ctx, d.Seconds(), i.byAction.get(key{a: i.ops.value(action)}))
+	i.schedule.Record(ctx, d.Seconds(), i.byAction.get(key{a: i.ops.value(action)}).record...)
 }
 
 // ModelLoad records how long a worker took to come up.
 func (i *Instruments) ModelLoad(ctx context.Context, hive, model string, d time.Duration) {
-	i.load.Record(ctx, d.Seconds(), i.byHive.get(key{a: i.hives.value(hive), b: i.models.value(model)}))
+	i.load.Record(ctx, d.Seconds(), i.byHive.get(key{a: i.hives.value(hive), b: i.models.value(model)}).record...)
 }
 
 // DownloadBytes counts bytes of a model that a hive downloaded.
 func (i *Instruments) DownloadBytes(ctx context.Context, hive string, n int64) {
-	i.download.Add(ctx, n, i.byHive.get(key{a: i.hives.value(hive)}))
+	i.download.Add(ctx, n, i.byHive.get(key{a: i.hives.value(hive)}).add...)
 }
 
 // Evicted counts what was stopped or dropped; kind is worker or file.
 func (i *Instruments) Evicted(ctx context.Context, kind string) {
-	i.evictions.Add(ctx, 1, i.byKind.get(key{a: i.ops.value(kind)}))
+	i.evictions.Add(ctx, 1, i.byKind.get(key{a: i.ops.value(kind)}).add...)
 }
 
 // Retried counts a repeated attempt of an operation.
 func (i *Instruments) Retried(ctx context.Context, op string) {
-	i.retries.Add(ctx, 1, i.byRetry.get(key{a: i.ops.value(op)}))
+	i.retries.Add(ctx, 1, i.byRetry.get(key{a: i.ops.value(op)}).add...)
 }
 
 // Rescued counts a job that another worker carried on; action is retry or continue.
 func (i *Instruments) Rescued(ctx context.Context, action string) {
-	i.rescues.Add(ctx, 1, i.byAction.get(key{a: i.ops.value(action)}))
+	i.rescues.Add(ctx, 1, i.byAction.get(key{a: i.ops.value(action)}).add...)
 }
 
 // StreamAborted counts a stream that ended early; side is client, worker or queen.
 func (i *Instruments) StreamAborted(ctx context.Context, side string) {
-	i.aborted.Add(ctx, 1, i.bySide.get(key{a: i.ops.value(side)}))
+	i.aborted.Add(ctx, 1, i.bySide.get(key{a: i.ops.value(side)}).add...)
 }
