@@ -210,6 +210,12 @@ func (h *hive) restart(ctx context.Context, why string) {
 			return
 		}
 		if permanent(err) {
+			h.mu.Lock()
+			if ctx.Err() == nil && h.life != nil { // nothing watches any more: a later start may try again
+				h.life()
+				h.life = nil
+			}
+			h.mu.Unlock()
 			h.m.event(h.name, StepRestart, Failed, fmt.Sprintf("Hive %s is not tried again by itself: %v.", h.name, err))
 			return
 		}

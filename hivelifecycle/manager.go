@@ -41,7 +41,7 @@ type Options struct {
 	// Backoff gives the wait before the n-th restart of a hive in a row (n from 0); the default restarts at once,
 	// then after 1 s, 2 s, 4 s ... at most 30 s.
 	Backoff func(n int) time.Duration
-	// Concurrency bounds how many network hives are being started at once; default 64.
+	// Concurrency bounds how many network hives are being started at once; default 128.
 	Concurrency int
 	// Wake sends a Wake-on-LAN packet; default broadcasts it by UDP. Tests replace it.
 	Wake func(ctx context.Context, mac net.HardwareAddr) error
@@ -67,7 +67,7 @@ func (o Options) withDefaults() Options {
 		o.Backoff = defaultBackoff
 	}
 	if o.Concurrency <= 0 {
-		o.Concurrency = 64
+		o.Concurrency = 128
 	}
 	return o
 }

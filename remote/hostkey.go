@@ -1,6 +1,7 @@
 package remote
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -134,4 +135,38 @@ func (h hostKeys) pinned() (ssh.HostKeyCallback, []string, error) {
 		}
 		return nil
 	}, algos, nil
+}
+
+// errSeen ends a handshake once the key has been seen.
+var errSeen = errors.New("host key seen")
+
+// HostKey asks a machine for its key, so that a person can compare it before it is pinned or noted. It proves nothing
+// about the machine, logs in nowhere and sends no credential. line can be used as Target.HostKey.
+func (p *Pool) HostKey(ctx context.Context, t Target) (line, fingerprint string, err error) {
+	r, err := p.o.resolve(t)
+	if err != nil {
+		return "", "", err
+	}
+	ctx, cancel := context.WithTimeout(ctx, p.o.DialTimeout)
+	defer cancel()
+	raw, via, err := p.reach(ctx, r)
+	if err != nil {
+		return "", "", &Error{Op: "connect", User: r.User, Host: r.addr(), Err: err, Remedy: "check that the machine is on, its name and port, and the firewall"}
+	}
+	defer func() {
+		_ = raw.Close()
+		for _, v := range via {
+			_ = v.Close()
+		}
+	}()
+	var key ssh.PublicKey
+	see := func(_ string, _ net.Addr, k ssh.PublicKey) error {
+		key = k
+		return errSeen
+	}
+	_, err = p.shake(ctx, raw, r, nil, &credentials{}, see, nil)
+	if key == nil {
+		return "", "", err
+	}
+	return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key))), ssh.FingerprintSHA256(key), nil
 }

@@ -284,6 +284,13 @@ func TestFault16HostKeyChanged(t *testing.T) {
 	if n := s.logged(t, "Accepted") + s.logged(t, "Failed") + s.logged(t, "Starting session"); n != 0 {
 		t.Fatal("something was sent after the key was refused")
 	}
+	line, print, err := s.pool(t, Options{KnownHosts: []string{s.dir + "/none"}}).HostKey(t.Context(), s.target)
+	if err != nil || line != s.hostKey || !strings.HasPrefix(print, "SHA256:") {
+		t.Fatal(line, print, err)
+	}
+	if s.logged(t, "Accepted")+s.logged(t, "Failed") != 0 {
+		t.Fatal("HostKey tried to log in")
+	}
 	// What is right goes in, and accept-new notes the key once.
 	target := s.target
 	target.HostKey = s.hostKey

@@ -30,6 +30,11 @@ func (c *Client) Dial(ctx context.Context, network, addr string) (net.Conn, erro
 
 // Listen listens on addr on the machine and hands its connections over here. ctx bounds the request, not the listener.
 func (c *Client) Listen(ctx context.Context, network, addr string) (net.Listener, error) {
+	select {
+	case <-c.closed:
+		return nil, ErrClosed
+	default:
+	}
 	type opened struct {
 		l   net.Listener
 		err error
