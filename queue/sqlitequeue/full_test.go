@@ -83,7 +83,7 @@ func TestFault12DiskFullJobs(t *testing.T) {
 	q := queue.New(s, queue.Options{Max: -1})
 	stored := map[string]queue.State{}
 	enqueue := func() error {
-		j, err := q.Enqueue(ctx, queue.Job{Payload: make([]byte, 3000)})
+		j, err := q.Enqueue(ctx, queue.Job{Payload: make([]byte, 1000)})
 		if err == nil {
 			stored[j.ID] = queue.Queued
 		}
@@ -91,7 +91,7 @@ func TestFault12DiskFullJobs(t *testing.T) {
 	}
 	n := rounds(2, 10)
 	for round := range n {
-		for range 50 {
+		for range 20 {
 			if err := enqueue(); err != nil {
 				t.Fatal(err)
 			}

@@ -46,6 +46,7 @@ type Journal struct {
 	settleMu sync.Mutex // one settling at a time
 	packs    []*pack    // taken out of the streams, not yet in SQLite
 	hurry    chan struct{}
+	once     sync.Once
 	quit     chan struct{}
 	done     chan struct{}
 }
@@ -250,12 +251,12 @@ func (j *Journal) run() {
 
 // Close implements queue.Journal.
 func (j *Journal) Close() error {
-	j.mu.Lock()
-	if j.closed {
-		j.mu.Unlock()
-		return nil
-	}
-	j.mu.Unlock()
+	var err error
+	j.once.Do(func() { err = j.close() })
+	return err
+}
+
+func (j *Journal) close() error {
 	close(j.quit)
 	<-j.done
 	errs := []error{j.flush()}
