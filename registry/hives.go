@@ -111,7 +111,7 @@ func (r *Registry) Remove(ctx context.Context, name string) error {
 	kept := make([]*Hive, 0, len(r.hives)-1)
 	kept = append(append(kept, r.hives[:i]...), r.hives[i+1:]...)
 	r.hives, r.sharedH = kept, false
-	r.dropWorkersLocked(func(w *Worker) bool { return w.Node == name && !w.External })
+	r.dropWorkersLocked(name, func(w *Worker) bool { return !w.External })
 	r.changedLocked(Change{Kind: HiveRemoved, ID: name, Hive: h})
 	return nil
 }

@@ -34,9 +34,10 @@ type Registry struct {
 
 	mu       sync.Mutex
 	version  uint64
-	hives    []*Hive   // sorted; the records and, when shared, the slice are immutable
-	workers  []*Worker // likewise
-	sharedH  bool      // a snapshot holds hives
+	hives    []*Hive                        // sorted; the records and, when shared, the slice are immutable
+	workers  []*Worker                      // likewise
+	byNode   map[string]map[string]struct{} // the ids of a node's workers
+	sharedH  bool                           // a snapshot holds hives
 	sharedW  bool
 	unsaved  map[string]struct{}
 	watchers map[*watcher]struct{}
@@ -58,7 +59,7 @@ func New(ctx context.Context, store Store, o Options) (*Registry, error) {
 	}
 	r := &Registry{
 		store: store, log: o.Logger, now: o.Now, every: o.SaveEvery, depth: o.WatchBuffer,
-		unsaved: map[string]struct{}{}, watchers: map[*watcher]struct{}{},
+		byNode: map[string]map[string]struct{}{}, unsaved: map[string]struct{}{}, watchers: map[*watcher]struct{}{},
 		wake: make(chan struct{}, 1), stop: make(chan struct{}), finished: make(chan struct{}),
 	}
 	if r.log == nil {
@@ -153,26 +154,31 @@ func (r *Registry) setWorkerLocked(w *Worker) {
 	} else {
 		kind = WorkerAdded
 		r.workers = slices.Insert(r.workers, i, w)
+		if r.byNode[w.Node] == nil {
+			r.byNode[w.Node] = map[string]struct{}{}
+		}
+		r.byNode[w.Node][w.ID] = struct{}{}
 	}
 	r.changedLocked(Change{Kind: kind, ID: w.ID, Worker: w})
 }
 
-func (r *Registry) dropWorkersLocked(gone func(*Worker) bool) {
-	var dropped []*Worker
-	kept := make([]*Worker, 0, len(r.workers))
-	for _, w := range r.workers {
-		if gone(w) {
-			dropped = append(dropped, w)
-		} else {
-			kept = append(kept, w)
+// dropWorkersLocked forgets the workers of a hive for which gone says so. It looks at that hive's only.
+func (r *Registry) dropWorkersLocked(node string, gone func(*Worker) bool) {
+	for id := range r.byNode[node] {
+		i, ok := findWorker(r.workers, id)
+		if !ok || !gone(r.workers[i]) {
+			continue
 		}
+		w := r.workers[i]
+		if r.sharedW {
+			r.workers, r.sharedW = slices.Clone(r.workers), false
+		}
+		r.workers = slices.Delete(r.workers, i, i+1)
+		delete(r.byNode[node], id)
+		r.changedLocked(Change{Kind: WorkerRemoved, ID: id, Worker: w})
 	}
-	if len(dropped) == 0 {
-		return
-	}
-	r.workers, r.sharedW = kept, false
-	for _, w := range dropped {
-		r.changedLocked(Change{Kind: WorkerRemoved, ID: w.ID, Worker: w})
+	if len(r.byNode[node]) == 0 {
+		delete(r.byNode, node)
 	}
 }
 

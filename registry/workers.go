@@ -78,11 +78,9 @@ func (r *Registry) applyWorkersLocked(rep Report) error {
 	}
 	switch {
 	case rep.Full:
-		r.dropWorkersLocked(func(w *Worker) bool { return w.Node == rep.Node && !w.External && !seen[w.ID] })
+		r.dropWorkersLocked(rep.Node, func(w *Worker) bool { return !w.External && !seen[w.ID] })
 	case len(rep.Gone) > 0:
-		r.dropWorkersLocked(func(w *Worker) bool {
-			return w.Node == rep.Node && !w.External && slices.Contains(rep.Gone, w.ID)
-		})
+		r.dropWorkersLocked(rep.Node, func(w *Worker) bool { return !w.External && slices.Contains(rep.Gone, w.ID) })
 	}
 	return errors.Join(faults...)
 }
@@ -139,10 +137,11 @@ func (r *Registry) SetWorkerState(id string, state WorkerState, message string) 
 func (r *Registry) RemoveWorker(id string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if _, ok := findWorker(r.workers, id); !ok {
+	i, ok := findWorker(r.workers, id)
+	if !ok {
 		return unknownWorker(id)
 	}
-	r.dropWorkersLocked(func(w *Worker) bool { return w.ID == id })
+	r.dropWorkersLocked(r.workers[i].Node, func(w *Worker) bool { return w.ID == id })
 	return nil
 }
 
