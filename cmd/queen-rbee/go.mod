@@ -26,6 +26,8 @@ require (
 	github.com/queen-rbee/queen-rbee/retry v0.1.0
 	github.com/queen-rbee/queen-rbee/router v0.1.0
 	github.com/queen-rbee/queen-rbee/scheduler v0.1.0
+	github.com/queen-rbee/queen-rbee/scheduler/schedsim v0.1.0
+	github.com/queen-rbee/queen-rbee/scheduler/scriptsched v0.1.0
 	github.com/queen-rbee/queen-rbee/sserelay v0.1.0
 )
 
@@ -60,6 +62,7 @@ require (
 	go.opentelemetry.io/otel/sdk/metric v1.47.0 // indirect
 	go.opentelemetry.io/otel/trace v1.47.0 // indirect
 	go.opentelemetry.io/proto/otlp v1.11.0 // indirect
+	go.starlark.net v0.0.0-20260908191801-89a6a09411d5 // indirect
 	golang.org/x/crypto v0.58.0 // indirect
 	golang.org/x/net v0.60.0 // indirect
 	golang.org/x/sys v0.49.0 // indirect
@@ -92,5 +95,7 @@ replace (
 	github.com/queen-rbee/queen-rbee/retry => ../../retry
 	github.com/queen-rbee/queen-rbee/router => ../../router
 	github.com/queen-rbee/queen-rbee/scheduler => ../../scheduler
+	github.com/queen-rbee/queen-rbee/scheduler/schedsim => ../../scheduler/schedsim
+	github.com/queen-rbee/queen-rbee/scheduler/scriptsched => ../../scheduler/scriptsched
 	github.com/queen-rbee/queen-rbee/sserelay => ../../sserelay
 )

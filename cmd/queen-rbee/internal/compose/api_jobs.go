@@ -16,6 +16,7 @@ type jobs struct {
 	rt    *router.Router
 	sched *scheduler.Scheduler
 	sub   *submitter
+	ring  *scheduler.Ring
 }
 
 var _ httpserver.Jobs = (*jobs)(nil)
@@ -65,11 +66,17 @@ func (a *jobs) Explain(ctx context.Context, who httpserver.Identity, id string) 
 	if err != nil {
 		return nil, err
 	}
+	sj := &scheduler.Job{ID: j.ID, Tenant: j.Tenant, Model: j.Model, Priority: j.Priority, PromptTokens: j.PromptTokens}
 	if rj, err := decodePayload(&j); err == nil {
-		d := explained(a.sched.Explain(schedJob(rj)))
-		return &d, nil
+		sj = schedJob(rj)
 	}
-	d := explained(a.sched.Explain(&scheduler.Job{ID: j.ID, Tenant: j.Tenant, Model: j.Model, Priority: j.Priority, PromptTokens: j.PromptTokens}))
+	d := explained(a.sched.Explain(sj)) // the candidates as they are now
+	if made := a.ring.Of(id); len(made) > 0 {
+		last := made[len(made)-1].Decision // and the decision as it was made
+		d.Action, d.WorkerID, d.Node, d.Code, d.Reason = last.Action.String(), last.Worker, last.Node, last.Code, last.Reason
+		d.Policy, d.PolicyHash, d.SnapshotVersion = last.Policy, last.PolicyHash, last.Snapshot
+		d.Evict = append([]string{}, last.Evict...)
+	}
 	return &d, nil
 }
 

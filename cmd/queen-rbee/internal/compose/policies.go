@@ -3,102 +3,202 @@ package compose
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/queen-rbee/queen-rbee/httpserver"
 	"github.com/queen-rbee/queen-rbee/registry"
 	"github.com/queen-rbee/queen-rbee/scheduler"
+	"github.com/queen-rbee/queen-rbee/scheduler/schedsim"
+	"github.com/queen-rbee/queen-rbee/scheduler/scriptsched"
 )
 
-// policy is the scheduling policy that the configuration names; nil is the native one.
-func (q *Queen) policy() (p scheduler.Policy, immutable bool, err error) {
-	immutable = q.cfg.Scheduler.Mode == "platform"
-	p, err = namedPolicy(q.cfg.Scheduler.Policy)
-	return p, immutable, err
+// policies keeps the scheduling policy: a built-in one by name, or a script that is checked, versioned and reloaded.
+type policies struct {
+	q       *Queen
+	manager *scriptsched.Manager
+	ring    *scheduler.Ring
 }
 
-func namedPolicy(name string) (scheduler.Policy, error) {
+var _ httpserver.Policies = (*policies)(nil)
+
+// builtin gives a policy by name; ok is false for a script.
+func builtin(name string) (p scheduler.Policy, ok bool) {
 	switch name {
 	case "", "default":
-		return nil, nil
+		return nil, true
 	case "basic":
-		return scheduler.Basic{}, nil
+		return scheduler.Basic{}, true
 	}
-	return nil, &codedError{code: "INVALID_REQUEST", msg: "there is no scheduling policy " + name + ": use default or basic"}
+	return nil, false
 }
 
-// policiesAPI shows, changes and tries policies.
-type policiesAPI struct{ q *Queen }
+// open puts the configured policy in force.
+func (a *policies) open(ctx context.Context) error {
+	name := a.q.cfg.Scheduler.Policy
+	if p, ok := builtin(name); ok {
+		if p == nil {
+			return nil
+		}
+		return a.q.sched.SetPolicy(p)
+	}
+	if err := a.manager.Open(ctx, name); err != nil {
+		return fmt.Errorf("scheduler.policy: %w", err)
+	}
+	return nil
+}
 
-var _ httpserver.Policies = (*policiesAPI)(nil)
+// compile makes a policy of what a caller sent: a name, or a source.
+func (a *policies) compile(p httpserver.Policy) (scheduler.Policy, error) {
+	if p.Source == "" {
+		if b, ok := builtin(p.Name); ok {
+			return b, nil
+		}
+		return nil, &codedError{code: "INVALID_REQUEST", msg: "there is no built-in policy " + p.Name + ": use default or basic, or send a source"}
+	}
+	return a.manager.Check(scriptName(p), []byte(p.Source))
+}
 
-func (a *policiesAPI) record(i scheduler.PolicyInfo) httpserver.Policy {
-	return httpserver.Policy{Name: i.Name, Language: i.Language, Hash: i.Hash, Failures: int64(i.Fails), Mode: a.q.cfg.Scheduler.Mode,
+// scriptName carries the language in the name's ending, as files do.
+func scriptName(p httpserver.Policy) string {
+	name := p.Name
+	if name == "" {
+		name = "policy"
+	}
+	ending := ".star"
+	if p.Language == "yaml" {
+		ending = ".yaml"
+	}
+	if strings.HasSuffix(name, ".star") || strings.HasSuffix(name, ".yaml") || strings.HasSuffix(name, ".yml") {
+		return name
+	}
+	return name + ending
+}
+
+func (a *policies) record() httpserver.Policy {
+	i := a.q.sched.Policy()
+	out := httpserver.Policy{Name: i.Name, Language: i.Language, Hash: i.Hash, Failures: int64(i.Fails), Mode: a.q.cfg.Scheduler.Mode,
 		Available: []string{"default", "basic"}}
+	if v := a.manager.Current(); v.Hash == i.Hash {
+		out.Source = v.Source
+	}
+	return out
 }
 
 // Policy implements httpserver.Policies.
-func (a *policiesAPI) Policy(context.Context) (httpserver.Policy, error) {
-	return a.record(a.q.sched.Policy()), nil
-}
+func (a *policies) Policy(context.Context) (httpserver.Policy, error) { return a.record(), nil }
 
 // SetPolicy implements httpserver.Policies.
-func (a *policiesAPI) SetPolicy(_ context.Context, p httpserver.Policy) (httpserver.Policy, error) {
-	np, err := namedPolicy(p.Name)
+func (a *policies) SetPolicy(ctx context.Context, p httpserver.Policy) (httpserver.Policy, error) {
+	if a.q.cfg.Scheduler.Mode == "platform" {
+		return httpserver.Policy{}, &codedError{code: "FORBIDDEN", msg: "scheduler.mode is platform: the policy changes with the configuration and a restart only"}
+	}
+	if p.Source != "" {
+		if err := a.manager.Apply(ctx, scriptName(p), []byte(p.Source)); err != nil {
+			return httpserver.Policy{}, invalidPolicy(err)
+		}
+		return a.record(), nil
+	}
+	np, err := a.compile(p)
 	if err != nil {
 		return httpserver.Policy{}, err
 	}
 	if err := a.q.sched.SetPolicy(np); err != nil {
 		return httpserver.Policy{}, err
 	}
-	return a.record(a.q.sched.Policy()), nil
+	return a.record(), nil
+}
+
+func invalidPolicy(err error) error {
+	if codeOf(err) != "INTERNAL" {
+		return err
+	}
+	return &codedError{code: "INVALID_REQUEST", msg: err.Error()}
 }
 
 // DryRun implements httpserver.Policies.
-func (a *policiesAPI) DryRun(_ context.Context, policy *httpserver.Policy, sample []json.RawMessage) ([]httpserver.Decision, error) {
+func (a *policies) DryRun(_ context.Context, policy *httpserver.Policy, sample []json.RawMessage) ([]httpserver.Decision, error) {
 	s := a.q.sched
 	if policy != nil {
-		p, err := namedPolicy(policy.Name)
+		p, err := a.compile(*policy)
 		if err != nil {
-			return nil, err
+			return nil, invalidPolicy(err)
 		}
 		s = scheduler.New(a.q.src, scheduler.Options{Policy: p, Seed: 1})
 	}
 	out := make([]httpserver.Decision, len(sample))
 	for i, raw := range sample {
-		var t struct {
-			Model     string          `json:"model"`
-			Prompt    json.RawMessage `json:"prompt"`
-			Messages  json.RawMessage `json:"messages"`
-			MaxTokens int             `json:"max_tokens"`
-			Priority  string          `json:"priority"`
-			Session   string          `json:"session_id"`
-			Node      string          `json:"node"`
-			Deadline  time.Time       `json:"deadline"`
-		}
-		if err := json.Unmarshal(raw, &t); err != nil {
-			return nil, &codedError{code: "INVALID_REQUEST", msg: "a sample job has the fields of a task: " + err.Error()}
-		}
-		prompt := t.Prompt
-		if prompt == nil {
-			prompt = t.Messages
-		}
-		e, err := a.q.catalog.resolve(t.Model)
+		j, err := a.sample(raw)
 		if err != nil {
 			return nil, err
 		}
-		out[i] = explained(s.Explain(&scheduler.Job{Model: e.Name, Priority: t.Priority, Session: t.Session, Node: t.Node, Deadline: t.Deadline,
-			PromptTokens: (len(prompt) + 3) / 4, MaxTokens: t.MaxTokens, Blocks: scheduler.Blocks(e.Name, prompt), Submitted: time.Now()}))
+		out[i] = explained(s.Explain(j))
 	}
 	return out, nil
 }
 
-// Replay implements httpserver.Policies.
-func (a *policiesAPI) Replay(context.Context, json.RawMessage) (json.RawMessage, error) {
-	return nil, &codedError{code: "NOT_AVAILABLE", msg: "this queen does not record decisions: replay traces with schedsim"}
+// sample reads a sample job: an object with the fields of a task.
+func (a *policies) sample(raw json.RawMessage) (*scheduler.Job, error) {
+	var t struct {
+		Model     string            `json:"model"`
+		Prompt    json.RawMessage   `json:"prompt"`
+		Messages  json.RawMessage   `json:"messages"`
+		MaxTokens int               `json:"max_tokens"`
+		Priority  string            `json:"priority"`
+		Session   string            `json:"session_id"`
+		Node      string            `json:"node"`
+		Tenant    string            `json:"tenant_id"`
+		Labels    map[string]string `json:"labels"`
+		Deadline  time.Time         `json:"deadline"`
+	}
+	if err := json.Unmarshal(raw, &t); err != nil {
+		return nil, &codedError{code: "INVALID_REQUEST", msg: "a sample job has the fields of a task: " + err.Error()}
+	}
+	prompt := t.Prompt
+	if prompt == nil {
+		prompt = t.Messages
+	}
+	e, err := a.q.catalog.resolve(t.Model)
+	if err != nil {
+		return nil, err
+	}
+	return &scheduler.Job{Model: e.Name, Priority: t.Priority, Session: t.Session, Node: t.Node, Deadline: t.Deadline, Tenant: t.Tenant, Labels: t.Labels,
+		PromptTokens: (len(prompt) + 3) / 4, MaxTokens: t.MaxTokens, Blocks: scheduler.Blocks(e.Name, prompt), Submitted: time.Now()}, nil
+}
+
+// Replay implements httpserver.Policies: the recorded traffic runs again under the policy in force and under others.
+func (a *policies) Replay(_ context.Context, request json.RawMessage) (json.RawMessage, error) {
+	var r struct {
+		Policies []httpserver.Policy `json:"policies"`
+		Policy   *httpserver.Policy  `json:"policy"`
+		Events   []scheduler.Event   `json:"events"` // another recording than this queen's own
+	}
+	if err := json.Unmarshal(request, &r); err != nil {
+		return nil, &codedError{code: "INVALID_REQUEST", msg: `a replay request is {"policies": [{"name": ...} or {"source": ...}]}: ` + err.Error()}
+	}
+	if r.Policy != nil {
+		r.Policies = append(r.Policies, *r.Policy)
+	}
+	contenders := []schedsim.Contender{{Name: "default"}}
+	for _, p := range r.Policies {
+		np, err := a.compile(p)
+		if err != nil {
+			return nil, invalidPolicy(err)
+		}
+		contenders = append(contenders, schedsim.Contender{Name: scriptName(p), Policy: np})
+	}
+	if len(r.Events) == 0 {
+		r.Events = a.ring.Events()
+	}
+	c, err := schedsim.Replay(r.Events, 1, contenders...)
+	if err != nil {
+		return nil, invalidPolicy(err)
+	}
+	return json.Marshal(c)
 }
 
 // engineMetrics relays the engines' own series from every hive.

@@ -29,6 +29,7 @@ import (
 	"github.com/queen-rbee/queen-rbee/retry"
 	"github.com/queen-rbee/queen-rbee/router"
 	"github.com/queen-rbee/queen-rbee/scheduler"
+	"github.com/queen-rbee/queen-rbee/scheduler/scriptsched"
 	"github.com/queen-rbee/queen-rbee/sserelay"
 )
 
@@ -46,32 +47,33 @@ type Queen struct {
 	o   Options
 	log *slog.Logger
 
-	stores  *stores
-	reg     *registry.Registry
-	links   *hiveLinks
-	manager *hivelifecycle.Manager
-	pool    *remote.Pool
-	mon     *monitor.Monitor
-	adm     *admission.Controller
-	keys    *auth.Keys
-	audit   *auth.Audit
-	prov    *provisioner.Provisioner
-	q       *queue.Queue
-	src     *source
-	sched   *scheduler.Scheduler
-	door    *schedDoor
-	hub     *sserelay.Hub
-	rt      *router.Router
-	fleet   *fleet
-	catalog *catalog
-	live    *live
-	server  *httpserver.Server
-	prom    *prommetrics.Provider
-	met     *metrics.Instruments
-	bus     *bus
-	wait    waits
-	sweeper *eviction.Evictor
-	retry   *retry.Retrier
+	stores   *stores
+	reg      *registry.Registry
+	links    *hiveLinks
+	manager  *hivelifecycle.Manager
+	pool     *remote.Pool
+	mon      *monitor.Monitor
+	adm      *admission.Controller
+	keys     *auth.Keys
+	audit    *auth.Audit
+	prov     *provisioner.Provisioner
+	q        *queue.Queue
+	src      *source
+	sched    *scheduler.Scheduler
+	door     *schedDoor
+	hub      *sserelay.Hub
+	rt       *router.Router
+	fleet    *fleet
+	catalog  *catalog
+	live     *live
+	server   *httpserver.Server
+	prom     *prommetrics.Provider
+	met      *metrics.Instruments
+	bus      *bus
+	wait     waits
+	sweeper  *eviction.Evictor
+	policies *policies
+	retry    *retry.Retrier
 
 	life     context.Context // ends when everything has to stop
 	kill     context.CancelFunc
@@ -218,7 +220,7 @@ func (q *Queen) putHives(ctx context.Context) error {
 }
 
 // newRouting makes scheduler, relay and router.
-func (q *Queen) newRouting(context.Context) error {
+func (q *Queen) newRouting(ctx context.Context) error {
 	ev := &evictor{policy: eviction.GDSF, now: time.Now, uses: func(string) float64 { return 1 },
 		reload: func(model string) float64 {
 			n := q.src.Snapshot().Needs[model]
@@ -227,11 +229,19 @@ func (q *Queen) newRouting(context.Context) error {
 			}
 			return float64(n.LoadBytes) / 1e9
 		}}
-	policy, immutable, err := q.policy()
-	if err != nil {
+	q.policies = &policies{q: q}
+	o := scheduler.Options{Evictor: ev, Logger: q.log, Seed: 1}
+	if n := q.cfg.Scheduler.Record; n > 0 {
+		q.policies.ring = scheduler.NewRing(n)
+		o.Recorder = q.policies.ring
+	} else {
+		q.policies.ring = scheduler.NewRing(1)
+	}
+	q.sched = scheduler.New(q.src, o)
+	q.policies.manager = scriptsched.NewManager(q.sched.SetPolicy, scriptsched.Options{Immutable: q.cfg.Scheduler.Mode == "platform", Logger: q.log})
+	if err := q.policies.open(ctx); err != nil {
 		return err
 	}
-	q.sched = scheduler.New(q.src, scheduler.Options{Policy: policy, Immutable: immutable, Evictor: ev, Logger: q.log, Seed: 1})
 	q.hub = sserelay.NewHub(q.stores.journal, sserelay.Options{Logger: q.log,
 		OnCut:     func(string) { q.met.StreamAborted(q.life, "client") },
 		OnJournal: func(job string, err error) { q.log.Error("journal", "job", job, "error", err) }})
@@ -273,10 +283,10 @@ func (q *Queen) newServer(context.Context) (err error) {
 	guard := &auth.Guard{Keys: q.keys, RequireKey: q.cfg.Auth.Mode == "keys", Loopback: auth.IsLoopback(q.cfg.Listen)}
 	hives := &hivesAPI{f: q.fleet, bus: q.bus, start: q.startHive, ctx: q.life}
 	q.server, err = httpserver.New(sub, &authDoor{guard}, httpserver.Options{
-		Jobs: &jobs{q: q.q, rt: q.rt, sched: q.sched, sub: sub}, Catalog: q.catalog,
+		Jobs: &jobs{q: q.q, rt: q.rt, sched: q.sched, sub: sub, ring: q.policies.ring}, Catalog: q.catalog,
 		Models:  &modelsAPI{c: q.catalog, f: q.fleet, bus: q.bus, src: q.src, ctx: q.life},
 		Workers: &workersAPI{f: q.fleet, mon: q.mon, ctx: q.life}, Hives: hives, Feed: q.bus, Logs: &logsAPI{q.fleet},
-		Policies: &policiesAPI{q}, Tenants: &tenantsAPI{q.adm}, Keys: &keysAPI{q.keys}, Targets: &targets{q},
+		Policies: q.policies, Tenants: &tenantsAPI{q.adm}, Keys: &keysAPI{q.keys}, Targets: &targets{q},
 		Doctor: &doctor{reg: q.reg, dataDir: q.cfg.DataDir, ping: func(ctx context.Context) error { _, err := q.q.Counts(ctx); return err }},
 		Admin:  &adminAPI{stop: q.Stop}, Ready: q.isReady, Metrics: q.prom.Handler(), EngineMetrics: http.HandlerFunc(q.engineMetrics),
 		Version: q.o.Version, Log: q.log})
@@ -330,6 +340,7 @@ func (q *Queen) Run(ctx context.Context, l net.Listener, serving func()) error {
 	background("router", q.rt.Run)
 	background("keeper", q.keep)
 	background("sweeper", q.sweeper.Run)
+	background("policies", q.policies.manager.Run)
 	background("externals", q.probeExternals)
 	stop, err := q.met.ObserveFleet(q.gauges)
 	if err != nil {

@@ -102,7 +102,8 @@ type Queue struct {
 // Scheduler names the policy: default, basic ones, or a .star or .yaml file.
 type Scheduler struct {
 	Policy string `yaml:"policy"`
-	Mode   string `yaml:"mode"` // home or platform
+	Mode   string `yaml:"mode"`   // home or platform
+	Record int    `yaml:"record"` // decisions kept for explanations and replay; 0: none
 }
 
 // Timeouts of a request's stages. Load is "auto" or a duration.
@@ -168,7 +169,7 @@ func Default() Config {
 		Limits: map[string]Limits{},
 		Queue: Queue{Max: 10_000, Timeout: Duration(10 * time.Minute), Retention: Duration(168 * time.Hour),
 			KeepEvents: Duration(time.Hour), Reattach: Duration(30 * time.Second)},
-		Scheduler: Scheduler{Policy: "default", Mode: "home"},
+		Scheduler: Scheduler{Policy: "default", Mode: "home", Record: 10_000},
 		Timeouts: Timeouts{FirstToken: Duration(5 * time.Minute), InterToken: Duration(time.Minute), Drain: Duration(30 * time.Second),
 			ModelWait: Duration(time.Minute), Load: "auto"},
 		Auth:      Auth{Mode: "auto"},

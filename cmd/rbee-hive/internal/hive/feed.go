@@ -121,16 +121,6 @@ func (f *feed) watched() bool {
 	return len(f.watchers) > 0
 }
 
-// worker finds a worker's record.
-func (f *feed) worker(id string) (hiveapi.Worker, bool) {
-	for _, w := range f.snapshot().Workers {
-		if w.WorkerID == id {
-			return w, true
-		}
-	}
-	return hiveapi.Worker{}, false
-}
-
 func sortWorkers(list []hiveapi.Worker) []hiveapi.Worker {
 	list = slices.Clone(list)
 	slices.SortFunc(list, func(a, b hiveapi.Worker) int { return strings.Compare(a.WorkerID, b.WorkerID) })
