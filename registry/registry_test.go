@@ -394,10 +394,10 @@ func TestSavesAreBounded(t *testing.T) {
 			}
 			<-time.After(100 * time.Millisecond)
 		}
+		store.mu.Lock()
 		if store.saves > 4 {
 			t.Fatalf("%d saves for a minute of beats that changed nothing durable", store.saves)
 		}
-		store.mu.Lock()
 		store.fail = errors.New("disk full")
 		store.mu.Unlock()
 		if err := r.SetStatus("a", registry.StatusError, "broken"); err != nil {

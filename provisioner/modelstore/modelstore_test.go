@@ -203,7 +203,7 @@ func TestFault24BadSources(t *testing.T) {
 			r := newRig(t, func(o *modelstore.Options) { o.Stall = 300 * time.Millisecond })
 			data := gguf(300_000, 3)
 			r.hub.Add("org/m", "m.gguf", data, true)
-			r.hub.Trip = func(*http.Request) hubtest.Fault { return tc.fault }
+			r.hub.SetTrip(func(*http.Request) hubtest.Fault { return tc.fault })
 			_, err := r.get(modelstore.Request{Ref: "hf:org/m"})
 			if err == nil || tc.kind != nil && !errors.Is(err, tc.kind) || !strings.Contains(err.Error(), tc.text) {
 				t.Fatalf("got %v", err)
@@ -212,7 +212,7 @@ func TestFault24BadSources(t *testing.T) {
 				t.Fatalf("a signed address in an error: %v", err)
 			}
 			r.never("hf:org/m")
-			r.hub.Trip = nil
+			r.hub.SetTrip(nil)
 			r.must(modelstore.Request{Ref: "hf:org/m"}, data) // it is whole again: nothing bad was kept
 		})
 	}
@@ -222,7 +222,7 @@ func TestFault24RangeIgnored(t *testing.T) {
 	r := newRig(t, nil)
 	data := gguf(500_000, 4)
 	r.hub.Add("org/m", "m.gguf", data, true)
-	r.hub.Trip = func(*http.Request) hubtest.Fault { return hubtest.Fault{NoRange: true} }
+	r.hub.SetTrip(func(*http.Request) hubtest.Fault { return hubtest.Fault{NoRange: true} })
 	r.must(modelstore.Request{Ref: "hf:org/m"}, data)
 }
 
@@ -243,12 +243,12 @@ func TestFault24ResumeLosesLittle(t *testing.T) {
 	data := gguf(2<<20, 6) // 32 chunks
 	r.hub.Add("org/m", "m.gguf", data, true)
 	var n atomic.Int64
-	r.hub.Trip = func(*http.Request) hubtest.Fault {
+	r.hub.SetTrip(func(*http.Request) hubtest.Fault {
 		if n.Add(1) > 20 {
 			return hubtest.Fault{Status: 503}
 		}
 		return hubtest.Fault{}
-	}
+	})
 	if _, err := r.get(modelstore.Request{Ref: "hf:org/m"}); err == nil {
 		t.Fatal("it should have failed")
 	}
@@ -273,7 +273,7 @@ func TestFault24ResumeLosesLittle(t *testing.T) {
 	}
 	fmt.Fprint(lf, "3")
 	lf.Close()
-	r.hub.Trip = nil
+	r.hub.SetTrip(nil)
 	r.open()
 	r.must(modelstore.Request{Ref: "hf:org/m"}, data)
 	again := r.hub.Served.Load() - first
@@ -316,7 +316,7 @@ func TestRetryHookGoesOnWhereItStopped(t *testing.T) {
 	})
 	data := gguf(1<<20, 7)
 	r.hub.Add("org/m", "m.gguf", data, true)
-	r.hub.Trip = func(*http.Request) hubtest.Fault { return hubtest.Fault{CutAfter: 100_000} }
+	r.hub.SetTrip(func(*http.Request) hubtest.Fault { return hubtest.Fault{CutAfter: 100_000} })
 	r.must(modelstore.Request{Ref: "hf:org/m"}, data)
 	if served := r.hub.Served.Load(); served > int64(len(data))*3/2 {
 		t.Fatalf("%d bytes served for %d: attempts start over", served, len(data))
@@ -367,7 +367,7 @@ func TestGatedPrivateAndMissing(t *testing.T) {
 func TestTooManyRequests(t *testing.T) {
 	r := newRig(t, nil)
 	r.hub.Add("org/m", "m.gguf", gguf(1000, 9), true)
-	r.hub.HubTrip = func(*http.Request) hubtest.Fault { return hubtest.Fault{Status: 429, RetryAfter: "7"} }
+	r.hub.SetHubTrip(func(*http.Request) hubtest.Fault { return hubtest.Fault{Status: 429, RetryAfter: "7"} })
 	_, err := r.get(modelstore.Request{Ref: "hf:org/m"})
 	var after interface{ RetryAfter() time.Duration }
 	if !errors.As(err, &after) || after.RetryAfter() != 7*time.Second {
@@ -380,12 +380,12 @@ func TestSignedAddressExpires(t *testing.T) {
 	data := gguf(1<<20, 10)
 	r.hub.Add("org/m", "m.gguf", data, true)
 	var n atomic.Int64
-	r.hub.Trip = func(*http.Request) hubtest.Fault {
+	r.hub.SetTrip(func(*http.Request) hubtest.Fault {
 		if n.Add(1) == 8 {
 			r.hub.Expire()
 		}
 		return hubtest.Fault{}
-	}
+	})
 	r.must(modelstore.Request{Ref: "hf:org/m"}, data)
 	if calls := r.hub.HubCalls.Load(); calls > 6 {
 		t.Fatalf("%d calls to the hub: each range went over it", calls)
@@ -540,13 +540,13 @@ func TestCancelAndLeavers(t *testing.T) {
 	data := gguf(500_000, 12)
 	r.hub.Add("org/m", "m.gguf", data, true)
 	hold := make(chan struct{})
-	r.hub.Trip = func(req *http.Request) hubtest.Fault {
+	r.hub.SetTrip(func(req *http.Request) hubtest.Fault {
 		select {
 		case <-hold:
 		case <-req.Context().Done():
 		}
 		return hubtest.Fault{}
-	}
+	})
 	j, err := r.store.Ensure(context.Background(), modelstore.Request{Ref: "hf:org/m"})
 	if err != nil {
 		t.Fatal(err)

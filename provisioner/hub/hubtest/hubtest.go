@@ -63,10 +63,6 @@ type Fault struct {
 type Server struct {
 	Hub, CDN *httptest.Server
 
-	// Trip, when set, is asked for each request to the content server.
-	Trip func(r *http.Request) Fault
-	// HubTrip, when set, is asked for each request to the hub.
-	HubTrip func(r *http.Request) Fault
 	// PageSize is how many entries a page of the tree has; 0 means 1000.
 	PageSize int
 
@@ -78,6 +74,29 @@ type Server struct {
 	mu    sync.Mutex
 	repos map[string]*Repo
 	epoch int // of signed addresses
+	trips [2]func(r *http.Request) Fault
+}
+
+// SetTrip has f asked for each request to the content server; nil ends that.
+func (s *Server) SetTrip(f func(r *http.Request) Fault) { s.setTrip(0, f) }
+
+// SetHubTrip has f asked for each request to the hub; nil ends that.
+func (s *Server) SetHubTrip(f func(r *http.Request) Fault) { s.setTrip(1, f) }
+
+func (s *Server) setTrip(i int, f func(r *http.Request) Fault) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.trips[i] = f
+}
+
+func (s *Server) fault(i int, r *http.Request) Fault {
+	s.mu.Lock()
+	f := s.trips[i]
+	s.mu.Unlock()
+	if f == nil {
+		return Fault{}
+	}
+	return f(r)
 }
 
 // New starts a server that ends with the test.
@@ -173,10 +192,8 @@ func hubError(w http.ResponseWriter, status int, code, message string) {
 
 func (s *Server) hub(w http.ResponseWriter, r *http.Request) {
 	s.HubCalls.Add(1)
-	if s.HubTrip != nil {
-		if f := s.HubTrip(r); s.misbehave(w, r, f) {
-			return
-		}
+	if s.misbehave(w, r, s.fault(1, r)) {
+		return
 	}
 	path := strings.TrimPrefix(r.URL.Path, "/")
 	api := strings.HasPrefix(path, "api/models/")
@@ -276,11 +293,9 @@ func (s *Server) cdn(w http.ResponseWriter, r *http.Request) {
 	if r.Header.Get("Authorization") != "" {
 		s.TokenSeen.Store(true)
 	}
-	var fault Fault
-	if s.Trip != nil {
-		if fault = s.Trip(r); s.misbehave(w, r, fault) {
-			return
-		}
+	fault := s.fault(0, r)
+	if s.misbehave(w, r, fault) {
+		return
 	}
 	parts := strings.SplitN(strings.TrimPrefix(r.URL.Path, "/"), "/", 3)
 	s.mu.Lock()
