@@ -86,26 +86,30 @@ func truncated(path string) string {
 	if err != nil {
 		return "/nonexistent.gguf"
 	}
-	out := filepath.Join(os.TempDir(), fmt.Sprintf("rbee-truncated-%d.gguf", os.Getpid()))
+	out := truncatedPath()
 	if os.WriteFile(out, b[:min(len(b), 100_000)], 0o600) != nil {
 		return "/nonexistent.gguf"
 	}
 	return out
 }
 
+func truncatedPath() string {
+	return filepath.Join(os.TempDir(), fmt.Sprintf("rbee-truncated-%d.gguf", os.Getpid()))
+}
+
 // TestMatrix holds every adapter to the same life.
 func TestMatrix(t *testing.T) {
-	t.Cleanup(func() { _ = os.Remove(truncated("")) })
+	t.Cleanup(func() { _ = os.Remove(truncatedPath()) })
 	for _, c := range matrix() {
 		t.Run(c.name, func(t *testing.T) {
 			req := c.setup(t)
 			req.WorkerID, req.Model = "w-"+strings.ReplaceAll(c.name, ".", ""), "m"
 			t.Run("start,ready,stream,cancel,crash,stop", func(t *testing.T) { matrixLife(t, req) })
-			long := !c.slow || os.Getenv("RBEE_LONG") == "1"
-			if long {
-				t.Run("orphan", func(t *testing.T) { matrixOrphan(t, req) })
-				t.Run("port taken", func(t *testing.T) { matrixPort(t, req) })
+			if c.slow && os.Getenv("RBEE_LONG") != "1" {
+				return
 			}
+			t.Run("orphan", func(t *testing.T) { matrixOrphan(t, req) })
+			t.Run("port taken", func(t *testing.T) { matrixPort(t, req) })
 			t.Run("bad model", func(t *testing.T) {
 				r := req
 				c.bad(&r)

@@ -37,7 +37,7 @@ func ParseRef(ref string) (Config, error) {
 	c := Config{TTFT: DefaultTTFT, ITL: DefaultITL, Slots: DefaultSlots, Memory: DefaultMemory, Prefill: DefaultPrefill, Protocol: "execute"}
 	rest, ok := strings.CutPrefix(ref, "sim:")
 	if !ok || len(ref) > 512 {
-		return c, fmt.Errorf("sim: %.80q is not sim:NAME?...", ref)
+		return c, fmt.Errorf("sim: %.80q is not a reference of the form sim:NAME or sim:NAME?key=value", ref)
 	}
 	name, query, _ := strings.Cut(rest, "?")
 	if name == "" || strings.ContainsAny(name, " \t\r\n\x00") {
