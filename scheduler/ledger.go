@@ -182,6 +182,7 @@ func (s *Scheduler) release(i int32, gen uint32) func() {
 
 func (s *Scheduler) leave(r *reservation, i int32, now int64) {
 	w := r.w
+	s.freed = max(now, 1)
 	w.inflight--
 	w.lastUse = now
 	if k := slices.Index(w.res, i); k >= 0 {

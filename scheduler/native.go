@@ -201,6 +201,10 @@ func (s *Scheduler) native(job *Job, now int64) Decision {
 		d.Reason = "no worker serves this model and none may be loaded; GET /v1/models lists those that exist"
 		return d
 	}
+	if m.waiting > 0 && s.freed > 0 && now-s.freed < int64(50*time.Millisecond) {
+		d.Reason, d.Wait = "others wait before it for the slot that has just come free", time.Millisecond
+		return d
+	}
 	at, wait := s.best(job, m, now, false)
 	if wait.w != nil && m.waiting > 0 {
 		wait.wait += m.waitWork / int64(len(m.workers))

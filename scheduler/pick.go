@@ -56,6 +56,7 @@ func (s *Scheduler) pickOne(ctx context.Context, line []*Job) (int, Decision, Re
 	s.lineLen = len(line)
 	i, d := s.choose(ctx, line, now)
 	if i < 0 {
+		s.freed = 0
 		s.pace.hinted(now, d.Wait)
 		return i, d, Release{}, nil
 	}
@@ -109,7 +110,10 @@ func (s *Scheduler) demand(line []*Job, now int64) {
 	for _, m := range s.models {
 		m.waiting, m.waitWork, m.waitOldest, m.vloads = 0, 0, now, 0
 	}
-	for _, j := range line {
+	for i, j := range line {
+		if i == demandLimit {
+			break
+		}
 		if m := s.models[j.Model]; m != nil {
 			m.waiting++
 			if t := s.since(j.Submitted); t > -1<<61 {
@@ -118,6 +122,9 @@ func (s *Scheduler) demand(line []*Job, now int64) {
 		}
 	}
 }
+
+// demandLimit bounds how much of the line counts as demand.
+const demandLimit = 4096
 
 // window takes the first jobs of the line. A job counts as having come no earlier than those that the
 // queue's fair order puts before it, so ranking by time never undoes fairness between tenants.

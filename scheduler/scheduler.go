@@ -37,6 +37,7 @@ type Scheduler struct {
 	pick     picker
 	lineLen  int
 	pace     pacing
+	freed    int64 // when a slot was last given back that Pick has not seen yet; 0 = none
 	policy   Policy
 	fails    atomic.Uint64
 }
