@@ -66,7 +66,7 @@ func (l *hiveLinks) HiveReady(name string, ep hivelifecycle.Endpoint) {
 	}
 	l.links[name] = link
 	l.mu.Unlock()
-	l.mon.Watch(name)
+	l.mon.Restarted(name) // its first beat brings it online
 	if err := l.reg.Begin(name); err != nil {
 		l.log.Warn("hive begins", "node", name, "error", err)
 	}
