@@ -2,18 +2,20 @@ package httpserver
 
 import "time"
 
-// Surface says which of the API's faces a job came in by.
+// Surface says what kind of body a Request has. Ollama's endpoints arrive as SurfaceChat or SurfaceCompletions, since
+// their bodies are translated; only their View differs.
 type Surface string
 
-// The surfaces of a Request.
+// The surfaces of a Request. The last two are not made by this server: they are for programs that hand Ollama's own,
+// untranslated bodies to the same Submitter.
 const (
-	SurfaceChat           Surface = "chat"            // POST /v1/chat/completions
-	SurfaceCompletions    Surface = "completions"     // POST /v1/completions
-	SurfaceEmbeddings     Surface = "embeddings"      // POST /v1/embeddings
-	SurfaceTask           Surface = "task"            // POST /v2/tasks
-	SurfaceOllamaChat     Surface = "ollama_chat"     // POST /api/chat, Body already translated to chat completions
-	SurfaceOllamaGenerate Surface = "ollama_generate" // POST /api/generate, Body already translated
-	SurfaceRaw            Surface = "raw"             // any other POST /v1/... that names a model
+	SurfaceChat           Surface = "chat"        // POST /v1/chat/completions
+	SurfaceCompletions    Surface = "completions" // POST /v1/completions
+	SurfaceEmbeddings     Surface = "embeddings"  // POST /v1/embeddings
+	SurfaceTask           Surface = "task"        // POST /v2/tasks
+	SurfaceRaw            Surface = "raw"         // any other POST /v1/... that names a model
+	SurfaceOllamaChat     Surface = "ollama_chat"
+	SurfaceOllamaGenerate Surface = "ollama_generate"
 )
 
 // The two priorities of a Request.
@@ -64,7 +66,7 @@ type Request struct {
 	Surface     Surface
 	Path        string // the worker's path: /v1/chat/completions, ...; /v2/tasks for SurfaceTask
 	Model       string // the name that the client used
-	Body        []byte // as sent (SurfaceOllama*: translated); valid JSON without duplicate keys, or multipart
+	Body        []byte // as sent (from Ollama's endpoints: translated); valid JSON without duplicate keys, or multipart
 	ContentType string // "application/json", or the multipart type with its boundary
 
 	Prompt      []byte // the JSON value of messages, prompt or input; points into Body

@@ -67,8 +67,8 @@ func String(raw []byte) (s string, ok bool) {
 
 // Chars counts the characters of a raw JSON string value without decoding it.
 func Chars(raw []byte) int {
-	n := 0
-	for i := 1; i < len(raw)-1; i++ {
+	n := plainRun(raw[1 : len(raw)-1])
+	for i := 1 + n; i < len(raw)-1; i++ {
 		switch c := raw[i]; {
 		case c == '\\':
 			n++

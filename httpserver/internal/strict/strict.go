@@ -4,7 +4,9 @@
 package strict
 
 import (
+	"encoding/binary"
 	"fmt"
+	"math/bits"
 	"unicode/utf8"
 )
 
@@ -203,6 +205,10 @@ func (s *scanner) str() (raw []byte, escaped bool, err error) {
 	s.i++ // "
 	from := s.i
 	for s.i < len(s.b) {
+		s.i += plainRun(s.b[s.i:])
+		if s.i >= len(s.b) {
+			break
+		}
 		c := s.b[s.i]
 		switch {
 		case c == '"':
@@ -227,6 +233,22 @@ func (s *scanner) str() (raw []byte, escaped bool, err error) {
 		}
 	}
 	return nil, false, s.fail("unexpected end of JSON")
+}
+
+// plainRun returns how many bytes at the beginning of b are ASCII that needs no look inside a string: no quote, no
+// backslash, no control character. It looks at eight bytes at a time; prompts are long.
+func plainRun(b []byte) int {
+	const ones, high = 0x0101010101010101, 0x8080808080808080
+	n := 0
+	for ; len(b)-n >= 8; n += 8 {
+		x := binary.LittleEndian.Uint64(b[n:])
+		quote, slash := x^(ones*'"'), x^(ones*'\\')
+		special := (x | (x - ones*0x20) | (quote - ones) | (slash - ones)) & high
+		if special != 0 {
+			return n + bits.TrailingZeros64(special)/8
+		}
+	}
+	return n
 }
 
 func (s *scanner) escape() error {
