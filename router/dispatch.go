@@ -202,7 +202,7 @@ func (r *Router) refresh(ctx context.Context) {
 	adopt := r.more
 	r.shuffled, r.more = false, false
 	r.mu.Unlock()
-	jobs, err := r.queue.Line(ctx, r.o.MaxWaiting)
+	jobs, err := r.readLine(ctx, adopt)
 	if err != nil {
 		r.log.Warn("the line could not be read", "error", err)
 		return
@@ -210,9 +210,6 @@ func (r *Router) refresh(ctx context.Context) {
 	ids := make(map[string]int, len(jobs))
 	for i, j := range jobs {
 		ids[j.ID] = i
-		if adopt {
-			r.adopt(j)
-		}
 	}
 	r.reorder(ids)
 	if len(jobs) >= r.o.MaxWaiting {

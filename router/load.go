@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 )
@@ -59,7 +60,7 @@ func (r *Router) joinLoad(t *task, res *reservation) {
 		res.release(Outcome{Kind: Aborted})
 		return
 	}
-	if time.Since(r.loaded[key]) < settled || !r.ready() {
+	if time.Since(r.loaded[key]) < settled || !r.ready() || r.justFailed(key.model) {
 		r.mu.Unlock()
 		res.release(Outcome{Kind: Aborted})
 		return
@@ -147,7 +148,7 @@ func (r *Router) runLoad(ctx context.Context, l *load, res *reservation, req Loa
 		}
 	}
 	if err != nil {
-		r.failed = append(r.failed, failedLoad{waiters, l.key.node, err})
+		r.failed = append(r.failed, failedLoad{waiters, l.key, err})
 	}
 	r.mu.Unlock()
 	res.release(out)
@@ -199,8 +200,14 @@ func (r *Router) watchLoad(l *load) *time.Timer {
 // failedLoad is what the dispatcher has to tell the waiters of a load that failed.
 type failedLoad struct {
 	waiters []*task
-	node    string
+	key     loadKey
 	err     error
+}
+
+// justFailed says whether waiters for the model are still to be told of a failure: no new load before that, or each of
+// them would see its own. The caller holds mu.
+func (r *Router) justFailed(model string) bool {
+	return slices.ContainsFunc(r.failed, func(f failedLoad) bool { return f.key.model == model })
 }
 
 // tellFailed gives the waiters of failed loads the cause. It runs on the dispatcher's goroutine: nobody else shows jobs of
@@ -213,7 +220,7 @@ func (r *Router) tellFailed() {
 	for _, f := range failed {
 		for _, t := range f.waiters {
 			if t.ctx.Err() == nil {
-				r.loadFailed(t, f.node, f.err)
+				r.loadFailed(t, f.key.node, f.err)
 			}
 		}
 	}

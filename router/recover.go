@@ -27,12 +27,9 @@ func (r *Router) recoverJobs(ctx context.Context) error {
 	for _, j := range running {
 		r.resume(j)
 	}
-	line, err := r.queue.Line(ctx, r.o.MaxWaiting)
+	line, err := r.readLine(ctx, true)
 	if err != nil {
 		return err
-	}
-	for _, j := range line {
-		r.adopt(j)
 	}
 	r.mu.Lock()
 	r.more = r.more || len(line) >= r.o.MaxWaiting
@@ -42,6 +39,29 @@ func (r *Router) recoverJobs(ctx context.Context) error {
 	}
 	r.poke()
 	return nil
+}
+
+// readLine reads the waiting jobs of the store and, where asked, takes in those that are not known. What ended while it
+// read is not taken in again.
+func (r *Router) readLine(ctx context.Context, adopt bool) ([]*Job, error) {
+	if adopt {
+		r.mu.Lock()
+		r.gone = make(map[string]bool)
+		r.mu.Unlock()
+		defer func() {
+			r.mu.Lock()
+			r.gone = nil
+			r.mu.Unlock()
+		}()
+	}
+	jobs, err := r.queue.Line(ctx, r.o.MaxWaiting)
+	if err != nil || !adopt {
+		return jobs, err
+	}
+	for _, j := range jobs {
+		r.adopt(j)
+	}
+	return jobs, nil
 }
 
 // resume takes over a job that was running.
@@ -94,7 +114,7 @@ func (r *Router) adopt(j *Job) {
 func (r *Router) enroll(t *task) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.draining || r.tasks[t.job.ID] != nil {
+	if r.draining || r.tasks[t.job.ID] != nil || r.gone[t.job.ID] {
 		return false
 	}
 	r.tasks[t.job.ID] = t

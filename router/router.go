@@ -34,11 +34,12 @@ type Router struct {
 	loaded   map[loadKey]time.Time
 	failed   []failedLoad
 	draining bool
-	active   int           // goroutines
-	quiet    chan struct{} // closed when active falls to 0; nil when nobody waits
-	empty    chan struct{} // closed when tasks is empty; nil when nobody waits
-	more     bool          // the store holds waiting jobs that the line has no room for
-	shuffled bool          // the line is not known to be in fair order
+	active   int             // goroutines
+	quiet    chan struct{}   // closed when active falls to 0; nil when nobody waits
+	empty    chan struct{}   // closed when tasks is empty; nil when nobody waits
+	gone     map[string]bool // jobs that ended while the line was read; nil when nobody reads
+	more     bool            // the store holds waiting jobs that the line has no room for
+	shuffled bool            // the line is not known to be in fair order
 }
 
 // New makes a router over its five neighbours.
@@ -280,6 +281,9 @@ func (r *Router) remove(t *task) {
 		delete(r.tasks, t.job.ID)
 	}
 	t.state = ended
+	if r.gone != nil {
+		r.gone[t.job.ID] = true
+	}
 	if len(r.tasks) == 0 && r.empty != nil {
 		close(r.empty)
 		r.empty = nil
