@@ -20,9 +20,9 @@ type Choice struct {
 // quality ranks quantisations: higher is closer to the original. Full precision ranks below Q8_0: it
 // takes two to four times the memory for no difference that a reader sees.
 func quality(name string) (label string, rank int) {
-	ranks := []string{"IQ1_S", "IQ1_M", "TQ1_0", "IQ2_XXS", "IQ2_XS", "TQ2_0", "Q2_K_S", "IQ2_S", "IQ2_M", "Q2_K", "Q2_K_L", "IQ3_XXS", "IQ3_XS",
-		"Q3_K_S", "IQ3_S", "IQ3_M", "Q3_K_M", "Q3_K_L", "Q3_K_XL", "MXFP4", "IQ4_XS", "IQ4_NL", "Q4_0", "Q4_1", "Q4_K_S", "Q4_K_M", "Q4_K_L",
-		"Q5_0", "Q5_1", "Q5_K_S", "Q5_K_M", "Q5_K_L", "F32", "F16", "BF16", "Q6_K", "Q6_K_L", "Q8_0"}
+	ranks := []string{"IQ1_S", "IQ1_M", "TQ1_0", "IQ2_XXS", "IQ2_XS", "TQ2_0", "Q2_K_S", "IQ2_S", "IQ2_M", "Q2_K", "Q2_K_L", "Q2_K_XL", "IQ3_XXS", "IQ3_XS",
+		"Q3_K_S", "IQ3_S", "IQ3_M", "Q3_K_M", "Q3_K_L", "Q3_K_XL", "MXFP4", "IQ4_XS", "IQ4_NL", "Q4_0", "Q4_1", "Q4_K_S", "Q4_K_M", "Q4_K_L", "Q4_K_XL",
+		"Q5_0", "Q5_1", "Q5_K_S", "Q5_K_M", "Q5_K_L", "Q5_K_XL", "F32", "F16", "BF16", "Q6_K", "Q6_K_L", "Q6_K_XL", "Q8_K_XL", "Q8_0"}
 	upper := strings.ToUpper(name)
 	best, at := "", -1
 	for i, q := range ranks {

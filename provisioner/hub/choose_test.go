@@ -41,6 +41,7 @@ func TestChoose(t *testing.T) {
 		{"a shard is missing", "m-Q8_0-00001-of-00002.gguf=500 m-Q4_0.gguf=600", "", 2000, "m-Q4_0.gguf", 1, "only one"},
 		{"named shard is missing", "m-00001-of-00002.gguf=500", "m-00001-of-00002.gguf", 0, "", 1, "1 of the 2 shards"},
 		{"safetensors", "model.safetensors=9 config.json=1 tokenizer.json=1 pytorch_model.bin=9 onnx/model.onnx=9 consolidated.safetensors=9 chat_template.jinja=1", "", 0, "", 4, "safetensors"},
+		{"dynamic", "m-UD-Q4_K_XL.gguf=500 m-UD-Q2_K_XL.gguf=300", "", 2000, "m-UD-Q4_K_XL.gguf", 1, "Q4_K_XL"},
 		{"nothing", "README.md=1 x.bin=5", "", 0, "", 0, "neither"},
 	} {
 		c, err := hub.Choose(files(tc.list), tc.file, tc.memory<<20)

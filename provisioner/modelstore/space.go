@@ -177,6 +177,9 @@ func (s *Store) noSpace(ref string, need int64, facts map[string]any, err error)
 	}
 	free, _ := facts["disk_free_bytes"].(int64)
 	message := fmt.Sprintf("it needs %s more and the disk has %s free, of which %s stay free", human(need), human(free), human(max(0, s.o.Headroom)))
+	if need == 0 {
+		message = fmt.Sprintf("the disk filled up during the download (%s free); what was downloaded was removed", human(free))
+	}
 	if s.o.Budget > 0 {
 		used, _ := facts["store_bytes"].(int64)
 		message += fmt.Sprintf("; models may take %s and take %s", human(s.o.Budget), human(used))
@@ -194,7 +197,7 @@ func (s *Store) noSpace(ref string, need int64, facts map[string]any, err error)
 func (s *Store) diskError(ref, what string, err error) error {
 	if full(err) {
 		free, _ := s.o.Free(s.dir)
-		return s.noSpace(ref, 0, map[string]any{"need_bytes": int64(0), "disk_free_bytes": free}, errors.New("the disk is full"))
+		return s.noSpace(ref, 0, map[string]any{"disk_free_bytes": free}, err)
 	}
 	return &Error{Kind: ErrSource, Ref: ref, Message: what, Err: err}
 }
