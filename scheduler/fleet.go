@@ -63,6 +63,7 @@ type model struct {
 	trees       []*tree
 	reclass     bool
 	vwake       uint64
+	vseen       uint64
 	ages        int64
 }
 

@@ -10,7 +10,8 @@ import (
 type picker struct {
 	gen   uint64
 	items []item
-	laid  int // jobs laid out virtually: the trees don't know of them
+	at    int64 // when the line was last laid out
+	laid  int   // jobs laid out virtually: the trees don't know of them
 }
 
 // item is one job of the line's window.
@@ -91,6 +92,11 @@ func (s *Scheduler) choose(ctx context.Context, line []*Job, now int64) (int, De
 			return i, d
 		}
 	}
+	if now-s.pick.at < int64(100*time.Millisecond) && s.hopeless(items, now) {
+		wait := min(s.wakeup(items, now), 100*time.Millisecond)
+		return -1, Decision{Snapshot: s.snapVersion(), Policy: nativeName, PolicyHash: nativeHash, Wait: wait, Reason: "every worker is busy"}
+	}
+	s.pick.at = now
 	s.rankAll(items, now)
 	i, d := s.layout(items, now)
 	s.pick.laid = 0
@@ -101,6 +107,35 @@ func (s *Scheduler) choose(ctx context.Context, line []*Job, now int64) (int, De
 		return i, d
 	}
 	return -1, Decision{Snapshot: s.snapVersion(), Policy: nativeName, PolicyHash: nativeHash, Wait: s.wakeup(items, now), Reason: "nothing can start now"}
+}
+
+// hopeless says at once that no job of the window can start: every model of theirs has workers, and none of
+// these can take one more. Laying the line out would find the same, for far more.
+func (s *Scheduler) hopeless(items []item, now int64) bool {
+	for k := range items {
+		m := items[k].m
+		if m == nil || len(m.workers) > 64 {
+			return false
+		}
+		if m.vseen == s.pick.gen {
+			continue
+		}
+		m.vseen = s.pick.gen
+		usable := false
+		for _, w := range m.workers {
+			if w.why != "" || w.evicting > 0 || w.drainFor != "" {
+				continue
+			}
+			usable = true
+			if w.freeSlots() > 0 && w.busyUntil-now <= s.pace.horizon(w) {
+				return false
+			}
+		}
+		if !usable {
+			return false
+		}
+	}
+	return true
 }
 
 // demand counts what the whole line wants of each model.

@@ -49,6 +49,7 @@ func New(source Source, o Options) *Scheduler {
 		seen: map[string]bool{}, sessions: newRecent[string](maxSessions), recent: newRecent[ended](4096), policy: o.Policy}
 	s.pace.w, s.pace.off = s.opts.Weights, true
 	s.base = s.opts.Now()
+	s.pick.at = -int64(time.Hour)
 	return s
 }
 
