@@ -118,20 +118,36 @@ type modelLocks struct {
 	m  map[string]func() // by worker
 }
 
-// hold locks the worker's model, or releases it.
-func (l *modelLocks) hold(s *store.Store, workerID, ref string, inUse bool) {
+// hold locks the worker's model while the worker can use it, and then releases it.
+func (l *modelLocks) hold(s *store.Store, w hiveapi.Worker, there bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.holdLocked(s, w, there)
+}
+
+// holdAll looks at all workers. The list is read under the lock, so that one that goes meanwhile is released after.
+func (l *modelLocks) holdAll(s *store.Store, workers func() []hiveapi.Worker) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, w := range workers() {
+		l.holdLocked(s, w, true)
+	}
+}
+
+func (l *modelLocks) holdLocked(s *store.Store, w hiveapi.Worker, there bool) {
 	if l.m == nil {
 		l.m = map[string]func(){}
 	}
-	release, held := l.m[workerID]
+	inUse := there && w.State != hiveapi.WorkerFailed
+	release, held := l.m[w.WorkerID]
 	switch {
 	case inUse && !held:
-		l.m[workerID] = s.Use(ref)
+		if release, ok := s.Use(w.ModelRef); ok {
+			l.m[w.WorkerID] = release
+		}
 	case !inUse && held:
 		release()
-		delete(l.m, workerID)
+		delete(l.m, w.WorkerID)
 	}
 }
 

@@ -62,7 +62,7 @@ func build(ctx context.Context, c config, j *journal, ln net.Listener) (*Hive, e
 	if h.store, err = store.Open(filepath.Join(c.dataDir, "models"), c.name, c.models); err != nil {
 		return nil, err
 	}
-	h.downloads = newDownloads(h.store, func() { h.feed.models(h.models()) })
+	h.downloads = newDownloads(h.store, h.modelsChanged)
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
@@ -90,8 +90,14 @@ func (h *Hive) workerChanged(w engine.Worker, gone bool) {
 	if gone {
 		kind = hiveapi.EventGone
 	}
-	h.locks.hold(h.store, w.WorkerID, w.ModelRef, !gone && w.State != hiveapi.WorkerFailed)
 	h.feed.publish(hiveapi.Event{Kind: kind, Worker: &w})
+	h.locks.hold(h.store, w, !gone)
+	h.feed.models(h.models())
+}
+
+// modelsChanged follows a download. A model that is there only now, or only now verified, may have its worker already.
+func (h *Hive) modelsChanged() {
+	h.locks.holdAll(h.store, func() []hiveapi.Worker { return h.feed.snapshot().Workers })
 	h.feed.models(h.models())
 }
 

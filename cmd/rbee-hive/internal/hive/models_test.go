@@ -66,12 +66,18 @@ func TestModelFromTheHub(t *testing.T) {
 	}
 	sum := sha256.Sum256(content)
 	mustEqual(t, "sha256", m.SHA256, hex.EncodeToString(sum[:]))
+	if m.Architecture != "llama" || m.ContextLength == 0 || m.Parameters == 0 || m.Memory.Weights == 0 {
+		t.Errorf("the file's own words are missing: %+v", m)
+	}
 	code, body := h.raw(http.MethodGet, hiveapi.PathFiles+m.SHA256, "Bearer "+testToken, "")
 	if code != 200 || len(body) != len(content) {
 		t.Error("the file for other hives:", code, len(body))
 	}
 	h.kill()
-	h = startHive(t, dir) // without the hub
+	h = startHive(t, dir, "--hf-endpoint", "http://127.0.0.1:1") // without the hub: what is there is verified, not fetched
+	if _, err := h.Provision(t.Context(), hiveapi.ProvisionRequest{ModelRef: ref}, nil); err != nil {
+		t.Fatal("after a crash:", err)
+	}
 	w := h.spawn(real)
 	if complete(t, w) == "" {
 		t.Error("nothing said")

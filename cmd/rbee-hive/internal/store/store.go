@@ -11,6 +11,7 @@ import (
 	"github.com/queen-rbee/queen-rbee/hivelifecycle/engine/sim"
 	"github.com/queen-rbee/queen-rbee/hivelifecycle/hiveapi"
 	"github.com/queen-rbee/queen-rbee/provisioner"
+	"github.com/queen-rbee/queen-rbee/provisioner/gguf"
 	"github.com/queen-rbee/queen-rbee/provisioner/modelstore"
 )
 
@@ -34,7 +35,7 @@ type Store struct {
 // Open opens the store in dir.
 func Open(dir, node string, o Options) (*Store, error) {
 	ms, err := modelstore.Open(dir, modelstore.Options{Logger: o.Logger, HFEndpoint: o.HFEndpoint, AllowURLs: o.AllowURLs, Allow: o.AllowHosts,
-		Budget: o.Budget})
+		Budget: o.Budget, Inspect: gguf.Inspect})
 	if err != nil {
 		return nil, err
 	}
@@ -117,13 +118,11 @@ func local(ref string) bool {
 	return strings.HasPrefix(ref, "file:") || strings.HasPrefix(ref, "sim:") || strings.HasPrefix(ref, "ollama:")
 }
 
-// Use keeps a model from being dropped until release is called.
-func (s *Store) Use(ref string) (release func()) {
+// Use keeps a model from being dropped until release is called. ok is false for one that the store does not have, or
+// has yet to verify after a crash.
+func (s *Store) Use(ref string) (release func(), ok bool) {
 	release, err := s.ms.Use(Canonical(ref))
-	if err != nil {
-		return func() {}
-	}
-	return release
+	return release, err == nil
 }
 
 // Evict removes a model. Files that the store does not own stay where they are.
