@@ -66,7 +66,7 @@ report() {
   fi
   echo "## Cost of a decision"
   echo
-  echo "Prompt hashing excluded; Flat looks at every worker. ns/op is wall time on busy cores."
+  echo "Prompt hashing excluded; Flat looks at every worker. cpu-ns/op is processor time, ns/op wall time on cores that others use too."
   echo
   echo '```'
   (cd "$here" && go test -run '^$' -bench . -benchtime 0.5s . | grep -E '^(Benchmark|cpu)')

@@ -3,6 +3,7 @@ package scheduler
 import (
 	"context"
 	"fmt"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -39,6 +40,8 @@ func BenchmarkDecide(b *testing.B) {
 		b.Run(fmt.Sprintf("workers=%d", n), func(b *testing.B) {
 			s, jobs := benchFleet(n)
 			b.ReportAllocs()
+			begin := cpu(b)
+			defer func() { reportCPU(b, begin) }()
 			for i := 0; b.Loop(); i++ {
 				if d := s.Decide(jobs[i&255]); d.Action == Reject {
 					b.Fatal(d.Reason)
@@ -48,6 +51,19 @@ func BenchmarkDecide(b *testing.B) {
 	}
 }
 
+// cpu is the processor time that this process has used: on a shared machine, what a decision costs.
+func cpu(b *testing.B) time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+func reportCPU(b *testing.B, begin time.Duration) {
+	b.ReportMetric(float64(cpu(b)-begin)/float64(b.N), "cpu-ns/op")
+}
+
 // BenchmarkFlat is the same decision with every worker looked at.
 func BenchmarkFlat(b *testing.B) {
 	for _, n := range []int{10, 1000, 10000} {
@@ -55,6 +71,8 @@ func BenchmarkFlat(b *testing.B) {
 			s, jobs := benchFleet(n)
 			s.pick.laid = flatLimit + 1
 			b.ReportAllocs()
+			begin := cpu(b)
+			defer func() { reportCPU(b, begin) }()
 			for i := 0; b.Loop(); i++ {
 				if d := s.Decide(jobs[i&255]); d.Action == Reject {
 					b.Fatal(d.Reason)
@@ -70,6 +88,8 @@ func BenchmarkPlaceRelease(b *testing.B) {
 			s, jobs := benchFleet(n)
 			ctx := context.Background()
 			b.ReportAllocs()
+			begin := cpu(b)
+			defer func() { reportCPU(b, begin) }()
 			for i := 0; b.Loop(); i++ {
 				_, rel, err := s.Place(ctx, jobs[i&255])
 				if err != nil {
