@@ -39,7 +39,6 @@ type fleet struct {
 	met       *metrics.Instruments
 	engines   map[string]config.Engine
 	externals map[string]external // by worker id
-	device    func(model, node string) string
 	inFlight  func(workerID string) int
 	dialer    net.Dialer
 	lines     lines
@@ -206,7 +205,7 @@ func (f *fleet) load(ctx context.Context, l router.LoadRequest) (string, error) 
 	if err := f.model(ctx, l.Node, entry.Ref, progress); err != nil {
 		return "", err
 	}
-	req := f.spawnRequest(entry, f.device(l.Model, l.Node))
+	req := f.spawnRequest(entry, l.Device)
 	if _, err := link.client.Spawn(ctx, req); err != nil {
 		return "", err
 	}

@@ -113,10 +113,9 @@ func (q *Queen) want(ctx context.Context, w scheduler.Want) {
 		return // the fleet has changed since; the next look decides anew
 	}
 	defer release.Done()
-	q.door.noteDevice(w.Load, d.Node, d.Device)
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Minute)
 	defer cancel()
-	if _, err := q.fleet.Load(ctx, router.LoadRequest{Model: w.Load, Node: d.Node, Evict: d.Evict}); err != nil {
+	if _, err := q.fleet.Load(ctx, router.LoadRequest{Model: w.Load, Node: d.Node, Device: d.Device, Evict: d.Evict}); err != nil {
 		select { // Load has logged it; do not hammer a hive that cannot
 		case <-time.After(10 * time.Second):
 		case <-ctx.Done():

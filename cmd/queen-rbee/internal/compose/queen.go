@@ -245,9 +245,9 @@ func (q *Queen) newRouting(ctx context.Context) error {
 	q.hub = sserelay.NewHub(q.stores.journal, sserelay.Options{Logger: q.log,
 		OnCut:     func(string) { q.met.StreamAborted(q.life, "client") },
 		OnJournal: func(job string, err error) { q.log.Error("journal", "job", job, "error", err) }})
-	q.door = &schedDoor{s: q.sched, workers: q.fleet.worker, met: q.met, devices: map[string]string{}, flights: map[string]int{},
+	q.door = &schedDoor{s: q.sched, workers: q.fleet.worker, met: q.met, flights: map[string]int{},
 		needs: func(model string) (scheduler.Need, bool) { n, ok := q.src.Snapshot().Needs[model]; return n, ok }}
-	q.fleet.device, q.fleet.inFlight = q.door.device, q.door.inFlight
+	q.fleet.inFlight = q.door.inFlight
 	idle := &idleWorkers{q}
 	q.sweeper = eviction.New(idle, idle, eviction.Options{Interval: 500 * time.Millisecond, Logger: q.log,
 		OnEvict: func(it eviction.Item, why string) {
@@ -259,6 +259,7 @@ func (q *Queen) newRouting(ctx context.Context) error {
 	q.rt = router.New(q.door, qd, q.fleet, q.fleet, &streams{hub: q.hub, sched: q.sched, met: q.met}, router.Options{
 		FirstToken: t.FirstToken.D(), InterToken: t.InterToken.D(), QueueTimeout: q.cfg.Queue.Timeout.D(), Reattach: q.cfg.Queue.Reattach.D(),
 		MaxWaiting: q.cfg.Queue.Max, LoadBase: loadTime(t.Load), NewID: q.q.NewID, Log: q.log, Ready: q.ready,
+		Budget: retry.NewBudget(retry.BudgetOptions{}),
 		Hooks: router.Hooks{OnDone: q.done, OnRetry: func(_ *router.Job, _ string, continued bool, _ error) {
 			if continued {
 				q.met.Rescued(q.life, "continue")
@@ -333,6 +334,9 @@ func (q *Queen) Run(ctx context.Context, l net.Listener, serving func()) error {
 	}
 	background("monitor", q.mon.Run)
 	background("admission", q.adm.Run)
+	if err := q.rt.Recover(ctx); err != nil { // whoever comes back must find his job
+		return fmt.Errorf("take up unfinished jobs: %w", err)
+	}
 	changes := q.reg.Watch(q.life)
 	background("fleet", func(ctx context.Context) error { return q.src.run(ctx, changes, q.fleetChanged) })
 	background("feed", q.watchJobs)

@@ -20,8 +20,7 @@ type schedDoor struct {
 	met     *metrics.Instruments
 
 	mu      sync.Mutex
-	flights map[string]int    // requests that were routed to a worker and have not ended
-	devices map[string]string // "model\x00node" of a load that was decided -> device
+	flights map[string]int // requests that were routed to a worker and have not ended
 }
 
 var _ router.Scheduler = (*schedDoor)(nil)
@@ -97,7 +96,7 @@ func (d *schedDoor) placement(j *router.Job, dec scheduler.Decision, rel schedul
 		if n, ok := d.needs(j.Model); ok {
 			p.LoadBytes = n.LoadBytes
 		}
-		d.noteDevice(j.Model, dec.Node, dec.Device)
+		p.Device = dec.Device
 	case scheduler.Queue:
 		p.Action, p.Release = router.Wait, nil
 	case scheduler.Reject:
@@ -119,23 +118,6 @@ func (d *schedDoor) inFlight(worker string) int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.flights[worker]
-}
-
-// noteDevice remembers where a load that is about to begin should go.
-func (d *schedDoor) noteDevice(model, node, device string) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.devices[model+"\x00"+node] = device
-}
-
-// device is where the load that was last decided for the model and hive should go; "" = the hive's choice.
-func (d *schedDoor) device(model, node string) string {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	key := model + "\x00" + node
-	dev := d.devices[key]
-	delete(d.devices, key)
-	return dev
 }
 
 // Observe implements router.Scheduler.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/queen-rbee/queen-rbee/metrics"
@@ -63,7 +64,11 @@ func protocolOf(worker string, surface router.Surface) sserelay.Protocol {
 
 // Copy implements router.Stream.
 func (s *stream) Copy(ctx context.Context, body io.ReadCloser, o router.CopyOptions) (router.Outcome, error) {
-	co := sserelay.CopyOptions{Protocol: protocolOf(o.Protocol, o.Surface), FirstTimeout: o.FirstToken, NextTimeout: o.InterToken,
+	p := protocolOf(o.Protocol, o.Surface)
+	if p == sserelay.Raw && !strings.HasPrefix(o.ContentType, "text/event-stream") {
+		p = sserelay.Bytes
+	}
+	co := sserelay.CopyOptions{Protocol: p, Status: o.Status, ContentType: o.ContentType, FirstTimeout: o.FirstToken, NextTimeout: o.InterToken,
 		StripUsage: o.UsageInjected, Hold: s.hold, OnFirst: func() { s.sched.FirstToken(s.job.ID) }}
 	if o.Continued {
 		co.Continuation = &sserelay.Continuation{Stop: o.Stop}
