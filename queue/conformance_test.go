@@ -20,6 +20,8 @@ func memory(testing.TB) func() (queue.Store, error) {
 
 func TestMemoryConforms(t *testing.T) { queuetest.Run(t, memory) }
 
+func TestLongModel(t *testing.T) { queuetest.Model(t, memory, queuetest.Seeds()) }
+
 func TestMemoryJournalConforms(t *testing.T) {
 	queuetest.RunJournal(t, func(testing.TB) func(func() time.Time) (queue.Journal, error) {
 		var j *queue.MemoryJournal

@@ -273,7 +273,7 @@ func testJournalClosed(t *testing.T, h JournalHarness) {
 // testJournalModel compares random histories, with reopening, with plain slices.
 func testJournalModel(t *testing.T, h JournalHarness) {
 	ctx := t.Context()
-	n := seeds() / 5
+	const n = seeds / 5
 	for seed := range n {
 		rnd := rand.New(rand.NewPCG(uint64(seed), 11))
 		open := h(t)

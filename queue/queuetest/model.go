@@ -42,6 +42,7 @@ func (m *mortal) die() {
 // Model runs random histories of operations, with a clock of its own and with crashes, on a queue over the store,
 // and compares every answer with a plain reference model.
 func Model(t *testing.T, h Harness, seeds int) {
+	t.Helper()
 	lost, survived := 0, 0
 	for seed := range seeds {
 		c := &checker{t: t, rnd: rand.New(rand.NewPCG(uint64(seed), 7)), open: h(t), now: start(), jobs: map[string]*mjob{},

@@ -32,15 +32,18 @@ func Run(t *testing.T, h Harness) {
 	t.Run("Purge", func(t *testing.T) { testPurge(t, h) })
 	t.Run("Pauses", func(t *testing.T) { testPauses(t, h) })
 	t.Run("Workers", func(t *testing.T) { testWorkers(t, h) })
-	t.Run("Model", func(t *testing.T) { Model(t, h, seeds()) })
+	t.Run("Model", func(t *testing.T) { Model(t, h, seeds) })
 }
 
-// seeds is how many histories the model checker tries.
-func seeds() int {
+// seeds is how many histories the model checker tries in Run.
+const seeds = 50
+
+// Seeds is how many histories a test of Model alone should try: 1,000 in the long form (RBEE_LONG=1), else a few.
+func Seeds() int {
 	if os.Getenv("RBEE_LONG") == "1" {
 		return 1000
 	}
-	return 50
+	return 5
 }
 
 // start is when the tests' clocks begin.

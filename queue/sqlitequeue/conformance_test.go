@@ -10,15 +10,18 @@ import (
 	"github.com/queen-rbee/queen-rbee/queue/sqlitequeue"
 )
 
-func TestStoreConforms(t *testing.T) {
-	queuetest.Run(t, func(t testing.TB) func() (queue.Store, error) {
-		path := filepath.Join(t.TempDir(), "queue.db")
-		return func() (queue.Store, error) {
-			// a model history commits thousands of times; what a power cut does is another test's matter
-			return sqlitequeue.Open(t.Context(), path, sqlitequeue.Options{Durability: sqlitequeue.Process})
-		}
-	})
+// stores makes files for the suite.
+func stores(t testing.TB) func() (queue.Store, error) {
+	path := filepath.Join(t.TempDir(), "queue.db")
+	return func() (queue.Store, error) {
+		// a model history commits thousands of times; what a power cut does is another test's matter
+		return sqlitequeue.Open(t.Context(), path, sqlitequeue.Options{Durability: sqlitequeue.Process})
+	}
 }
+
+func TestStoreConforms(t *testing.T) { queuetest.Run(t, stores) }
+
+func TestLongModel(t *testing.T) { queuetest.Model(t, stores, queuetest.Seeds()) }
 
 func TestJournalConforms(t *testing.T) {
 	for name, o := range map[string]sqlitequeue.Options{
