@@ -75,6 +75,7 @@ type Result struct {
 	State        State
 	Worker       string
 	Node         string
+	Attempt      int // of the runner's own count, when it went on without giving the job back; 0 leaves the record's
 	Started      time.Time
 	FirstToken   time.Time
 	Completed    time.Time
@@ -96,6 +97,9 @@ func (r Result) apply(j *Job, now time.Time) {
 	}
 	if r.Node != "" {
 		j.Node = r.Node
+	}
+	if r.Attempt > 0 {
+		j.Attempt = r.Attempt
 	}
 	if !r.Started.IsZero() {
 		j.Started = norm(r.Started)

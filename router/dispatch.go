@@ -37,6 +37,7 @@ type dispatcher struct {
 	ticked  time.Time
 	ordered time.Time
 	swept   time.Time
+	hint    time.Duration // the scheduler wants to be asked again after this; 0: only at the next change
 }
 
 func (d *dispatcher) run(ctx context.Context) {
@@ -75,6 +76,14 @@ func (d *dispatcher) pass(ctx context.Context, now time.Time) {
 
 // next is how long the dispatcher may sleep when nothing wakes it.
 func (d *dispatcher) next() time.Duration {
+	if d.hint > 0 {
+		return min(d.hint, d.idle())
+	}
+	return d.idle()
+}
+
+// idle is next without the scheduler's hint.
+func (d *dispatcher) idle() time.Duration {
 	d.r.mu.Lock()
 	defer d.r.mu.Unlock()
 	switch {
@@ -136,6 +145,7 @@ func (r *Router) expire(t *task) {
 // dispatch gives away what can be given now.
 func (d *dispatcher) dispatch(ctx context.Context) {
 	r := d.r
+	d.hint = 0
 	var aside map[*task]bool
 	var models map[string]bool
 	for ctx.Err() == nil {
@@ -155,6 +165,7 @@ func (d *dispatcher) dispatch(ctx context.Context) {
 			return
 		}
 		if i < 0 || i >= len(d.view.tasks) {
+			d.hint = p.RetryAfter
 			return
 		}
 		t, res := d.view.tasks[i], hold(p)

@@ -12,7 +12,7 @@ type Scheduler interface {
 	// Place decides for an arriving (or failed over) job and reserves what the decision needs.
 	Place(ctx context.Context, j *Job) (Placement, error)
 	// Pick chooses job and worker together, given the waiting line in fair order. It returns the index in line, or a
-	// negative one when nothing can go now.
+	// negative one when nothing can go now; the placement's RetryAfter then says when to ask again at the latest.
 	Pick(ctx context.Context, line []*Job) (int, Placement, error)
 	// Observe learns from an attempt.
 	Observe(j *Job, w Worker, o Outcome)

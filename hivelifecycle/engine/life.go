@@ -106,12 +106,13 @@ func (w *worker) pause(v verdict, inARow int) bool {
 	if inARow > 0 {
 		wait = min(w.s.o.Backoff<<(inARow-1), time.Minute)
 		w.update(func(r *Worker) {
-			r.State, r.SlotsFree, r.ErrorCode = hiveapi.WorkerFailed, 0, v.code
+			r.State, r.SlotsFree, r.ErrorCode, r.Restarting = hiveapi.WorkerFailed, 0, v.code, true
 			r.Message = fmt.Sprintf("%s; it is started again in %v", v.message, wait.Round(time.Millisecond))
 		})
 	}
 	t := time.NewTimer(wait)
 	defer t.Stop()
+	defer w.update(func(r *Worker) { r.Restarting = false })
 	select {
 	case <-t.C:
 		return false

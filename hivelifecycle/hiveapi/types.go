@@ -89,6 +89,7 @@ type Worker struct {
 	Context      int          `json:"context,omitempty"`
 	Progress     float64      `json:"progress,omitempty"` // of loading, 0 to 1, 0 when unknown
 	Restarts     int          `json:"restarts,omitempty"`
+	Restarting   bool         `json:"restarting,omitempty"` // failed, and about to be started again
 	StartedAt    time.Time    `json:"started_at"`
 	ReadyAt      time.Time    `json:"ready_at,omitzero"`
 	LastUsedAt   time.Time    `json:"last_used_at,omitzero"`

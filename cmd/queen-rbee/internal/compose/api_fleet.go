@@ -157,6 +157,7 @@ type hivesAPI struct {
 	bus   *bus
 	start func(ctx context.Context, name string) error
 	ctx   context.Context
+	names names // being added or removed
 }
 
 var _ httpserver.Hives = (*hivesAPI)(nil)
@@ -195,53 +196,6 @@ func (a *hivesAPI) List(context.Context) ([]httpserver.Hive, error) {
 		out = append(out, hiveRecord(snap, h))
 	}
 	return out, nil
-}
-
-// Add implements httpserver.Hives: the connection is tried before anything is kept.
-func (a *hivesAPI) Add(ctx context.Context, n httpserver.NewHive) (httpserver.Hive, error) {
-	h := registry.Hive{Name: n.NodeName, Mode: n.Mode, Labels: n.Labels, Status: registry.StatusStarting}
-	if n.Mode == registry.ModeNetwork {
-		h.SSH = &registry.SSHTarget{User: n.SSHUser, Host: n.SSHHost, Port: n.SSHPort, Identity: n.SSHKeyPath, HostKey: n.HostKey}
-	}
-	if err := a.f.reg.Put(ctx, h); err != nil {
-		return httpserver.Hive{}, err
-	}
-	if err := a.start(ctx, n.NodeName); err != nil {
-		_ = a.f.reg.Remove(context.WithoutCancel(ctx), n.NodeName)
-		a.f.manager.Forget(n.NodeName)
-		return httpserver.Hive{}, err
-	}
-	snap := a.f.reg.Snapshot()
-	rec, ok := snap.Hive(n.NodeName)
-	if !ok {
-		return httpserver.Hive{}, errNoNode
-	}
-	return hiveRecord(snap, rec), nil
-}
-
-// Remove implements httpserver.Hives.
-func (a *hivesAPI) Remove(ctx context.Context, node string) error {
-	if _, ok := a.f.reg.Snapshot().Hive(node); !ok {
-		return errNoNode
-	}
-	if err := a.f.manager.Stop(ctx, node, hivelifecycle.StopOptions{}); err != nil {
-		a.f.log.Warn("stop a hive that is removed", "node", node, "error", err)
-	}
-	a.f.manager.Forget(node)
-	a.f.links.forget(node)
-	return a.f.reg.Remove(ctx, node)
-}
-
-// Start implements httpserver.Hives.
-func (a *hivesAPI) Start(_ context.Context, node string) (string, error) {
-	return a.operate("start-"+node, node, func(ctx context.Context) error { return a.start(ctx, node) })
-}
-
-// Stop implements httpserver.Hives.
-func (a *hivesAPI) Stop(_ context.Context, node string) (string, error) {
-	return a.operate("stop-"+node, node, func(ctx context.Context) error {
-		return a.f.manager.Stop(ctx, node, hivelifecycle.StopOptions{Drain: 30 * time.Second})
-	})
 }
 
 type operationEnd struct {

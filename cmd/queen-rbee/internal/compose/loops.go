@@ -270,6 +270,23 @@ func (q *Queen) load(model string) admission.Load {
 	return l
 }
 
+// expireFrames drops the frames of streams that ended queue.keep_events ago.
+func (q *Queen) expireFrames(ctx context.Context) error {
+	keep := q.cfg.Queue.KeepEvents.D()
+	tick := time.NewTicker(min(time.Minute, keep/2+time.Second))
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			if _, err := q.stores.journal.Expire(ctx, time.Now().Add(-keep)); err != nil && ctx.Err() == nil {
+				q.log.Warn("expire frames", "error", err)
+			}
+		}
+	}
+}
+
 // fleetChanged puts the registry's changes on the feed.
 func (q *Queen) fleetChanged(c registry.Change) {
 	switch {

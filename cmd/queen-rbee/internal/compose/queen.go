@@ -197,6 +197,7 @@ func (q *Queen) newFleet(ctx context.Context) (err error) {
 	q.src.needs = q.catalog.needs
 	q.src.ejected = func(id string) bool { _, out := q.mon.Ejected(id); return out }
 	q.src.pool = q.mon.Pool
+	q.src.restarting = func(id string) bool { w, ok := q.links.known(id); return ok && w.Restarting }
 	q.src.refresh()
 	return q.putHives(ctx)
 }
@@ -345,6 +346,7 @@ func (q *Queen) Run(ctx context.Context, l net.Listener, serving func()) error {
 	background("keeper", q.keep)
 	background("sweeper", q.sweeper.Run)
 	background("policies", q.policies.manager.Run)
+	background("frames", q.expireFrames)
 	background("externals", q.probeExternals)
 	stop, err := q.met.ObserveFleet(q.gauges)
 	if err != nil {

@@ -131,7 +131,7 @@ func (d *queueDoor) Requeue(ctx context.Context, id string) error {
 
 // Finish implements router.Queue.
 func (d *queueDoor) Finish(ctx context.Context, id string, r router.Result) error {
-	res := queue.Result{State: queue.State(r.State), Worker: r.Worker, Node: r.Node, Started: r.Started, FirstToken: r.FirstToken,
+	res := queue.Result{State: queue.State(r.State), Worker: r.Worker, Node: r.Node, Attempt: r.Attempt, Started: r.Started, FirstToken: r.FirstToken,
 		Completed: r.Completed, PromptTokens: r.PromptTokens, CachedTokens: r.CachedTokens, TokensOut: r.TokensOut,
 		ErrorCode: r.Code, ErrorMessage: r.Message}
 	e, ok := d.live.get(id)
@@ -139,26 +139,11 @@ func (d *queueDoor) Finish(ctx context.Context, id string, r router.Result) erro
 		return queue.ErrNotFound
 	}
 	lease := e.getLease()
-	if lease.Job == "" {
-		return d.finishWaiting(ctx, id, res)
-	}
-	return d.q.FinishLazy(lease, res)
-}
-
-// finishWaiting ends a job that is still in the line.
-func (d *queueDoor) finishWaiting(ctx context.Context, id string, res queue.Result) error {
-	if res.State == queue.Cancelled {
-		_, err := d.q.Cancel(ctx, id)
+	if lease.Job == "" { // it still waits
+		_, err := d.q.End(ctx, id, res)
 		return err
 	}
-	job, err := d.q.Claim(ctx, id, "", "")
-	if err == nil {
-		return d.q.FinishLazy(job.Lease, res)
-	}
-	if errors.Is(err, queue.ErrConflict) { // it expired, was cancelled, or is paused
-		_, err = d.q.Cancel(ctx, id)
-	}
-	return err
+	return d.q.FinishLazy(lease, res)
 }
 
 // Line implements router.Queue.

@@ -12,20 +12,22 @@ import (
 
 // source turns the registry's snapshot into the scheduler's whenever the fleet or the models change.
 type source struct {
-	reg     *registry.Registry
-	needs   func(reg *registry.Snapshot) map[string]scheduler.Need
-	ejected func(workerID string) bool
-	pool    func(model string, workers []string) // nil: nobody asks
-	current atomic.Pointer[scheduler.Snapshot]
-	mu      sync.Mutex // one rebuild at a time
-	changed chan struct{}
+	reg        *registry.Registry
+	needs      func(reg *registry.Snapshot) map[string]scheduler.Need
+	ejected    func(workerID string) bool
+	restarting func(workerID string) bool
+	pool       func(model string, workers []string) // nil: nobody asks
+	current    atomic.Pointer[scheduler.Snapshot]
+	mu         sync.Mutex // one rebuild at a time
+	changed    chan struct{}
 }
 
 var _ scheduler.Source = (*source)(nil)
 
 func newSource(reg *registry.Registry) *source {
 	s := &source{reg: reg, changed: make(chan struct{}, 1), ejected: func(string) bool { return false },
-		needs: func(*registry.Snapshot) map[string]scheduler.Need { return nil }}
+		restarting: func(string) bool { return false },
+		needs:      func(*registry.Snapshot) map[string]scheduler.Need { return nil }}
 	s.current.Store(&scheduler.Snapshot{})
 	return s
 }
@@ -95,6 +97,9 @@ func (s *source) worker(in *registry.Snapshot, w *registry.Worker, needs map[str
 		out.State = scheduler.WorkerDraining
 	case registry.WorkerFailed:
 		out.State = scheduler.WorkerFailed
+		if s.restarting(w.ID) { // its hive is about to start it again
+			out.State = scheduler.WorkerLoading
+		}
 	default:
 		out.State = scheduler.WorkerReady
 		if !in.Reachable(w) {

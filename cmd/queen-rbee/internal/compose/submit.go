@@ -95,17 +95,17 @@ func rawValues(set map[string]any) map[string]string {
 // attach gives a reader for a job that was submitted before: live, finished, or found at start.
 func (s *submitter) attach(ctx context.Context, id string) (httpserver.Job, error) {
 	if st, ok := s.hub.Lookup(id); ok {
-		return &job{s: s, id: id, st: st}, nil
+		return &job{s: s, id: id, st: st, eager: true}, nil
 	}
 	if _, ok := s.live.get(id); !ok {
 		st, err := s.hub.Replay(ctx, id)
 		if err != nil {
 			return nil, err
 		}
-		return &job{s: s, id: id, st: st}, nil
+		return &job{s: s, id: id, st: st, eager: true}, nil
 	}
 	if h, ok := s.rt.Handle(id); ok {
-		return &job{s: s, id: id, h: h}, nil
+		return &job{s: s, id: id, h: h, eager: true}, nil
 	}
 	return nil, &codedError{code: "JOB_NOT_FOUND", msg: "the job has just ended: ask again"}
 }
@@ -117,6 +117,7 @@ type job struct {
 	h      *router.Handle   // of a job that was submitted by this process
 	st     *sserelay.Stream // else
 	limits http.Header
+	eager  bool // a reader that came later: every error is an event
 }
 
 var _ httpserver.Job = (*job)(nil)
@@ -160,7 +161,7 @@ func (j *job) view(v httpserver.View) sserelay.View {
 	if v.Format == httpserver.FormatOpenAI || !ok {
 		f = j.openAI()
 	}
-	return sserelay.View{Format: f, IDs: v.IDs, IncludeUsage: v.IncludeUsage, LastEventID: v.LastEventID, Model: v.Model, OnHeaders: func(h http.Header) {
+	return sserelay.View{Format: f, IDs: v.IDs, IncludeUsage: v.IncludeUsage, LastEventID: v.LastEventID, Model: v.Model, Eager: j.eager, OnHeaders: func(h http.Header) {
 		j.mark(h)
 		if v.OnHeaders != nil {
 			v.OnHeaders(h)
