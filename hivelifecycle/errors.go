@@ -3,6 +3,7 @@ package hivelifecycle
 import (
 	"errors"
 	"fmt"
+	"maps"
 )
 
 // Sentinels that callers test with errors.Is.
@@ -61,7 +62,12 @@ func (e *Error) Code() string {
 
 // Details are the machine-readable facts of the failure.
 func (e *Error) Details() map[string]any {
-	d := map[string]any{"node": e.Node, "step": string(e.Step)}
+	d := map[string]any{}
+	var inner interface{ Details() map[string]any }
+	if errors.As(e.Err, &inner) { // a host key's fingerprint, for one
+		maps.Copy(d, inner.Details())
+	}
+	d["node"], d["step"] = e.Node, string(e.Step)
 	if e.Remedy != "" {
 		d["remedy"] = e.Remedy
 	}

@@ -66,9 +66,13 @@ type Hives interface {
 	// Add tests the connection first.
 	Add(ctx context.Context, h NewHive) (Hive, error)
 	Remove(ctx context.Context, node string) error
-	// Start and Stop begin the operation and return its id for Operations.
+	// Start, Stop, Drain and Upgrade begin the operation and return its id for Operations.
 	Start(ctx context.Context, node string) (operation string, err error)
 	Stop(ctx context.Context, node string) (operation string, err error)
+	// Drain sends nothing new there and ends when what runs has; Start ends the draining.
+	Drain(ctx context.Context, node string) (operation string, err error)
+	// Upgrade replaces the hive's program in place; its workers go on.
+	Upgrade(ctx context.Context, node string) (operation string, err error)
 	// Heartbeat takes a report of a hive that nobody here started, as one JSON object.
 	Heartbeat(ctx context.Context, node string, report json.RawMessage) error
 }

@@ -118,6 +118,14 @@ func (h hivesAPI) Stop(_ context, node string) (string, error) {
 	h.note("stop", node)
 	return "op-2", nil
 }
+func (h hivesAPI) Drain(_ context, node string) (string, error) {
+	h.note("drain", node)
+	return "op-3", nil
+}
+func (h hivesAPI) Upgrade(_ context, node string) (string, error) {
+	h.note("upgrade", node)
+	return "op-4", nil
+}
 func (h hivesAPI) Heartbeat(_ context, node string, report json.RawMessage) error {
 	h.note("heartbeat", node, string(report))
 	if h.epoch > 0 {

@@ -257,6 +257,12 @@ func (c *call) startHive() error { return c.hiveOperation(Hives.Start, "starting
 // stopHive is POST /v2/hives/{node}/stop.
 func (c *call) stopHive() error { return c.hiveOperation(Hives.Stop, "stopping") }
 
+// drainHive is POST /v2/hives/{node}/drain.
+func (c *call) drainHive() error { return c.hiveOperation(Hives.Drain, "draining") }
+
+// upgradeHive is POST /v2/hives/{node}/upgrade.
+func (c *call) upgradeHive() error { return c.hiveOperation(Hives.Upgrade, "upgrading") }
+
 // heartbeat is POST /v2/hives/{node}/heartbeat.
 func (c *call) heartbeat() error {
 	hs, err := c.hives()

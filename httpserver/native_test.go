@@ -42,6 +42,8 @@ func TestNativeEndpoints(t *testing.T) {
 		{"POST", "/v2/registry/beehives/remove", `{"node_name":"gpu1"}`, 200, "remove gpu1", ""},
 		{"POST", "/v2/hives/gpu1/start", "", 202, "start gpu1", `"events_url":"/v2/operations/op-1/events"`},
 		{"POST", "/v2/hives/gpu1/stop", "", 202, "stop gpu1", `op-2`},
+		{"POST", "/v2/hives/gpu1/drain", "", 202, "drain gpu1", `op-3`},
+		{"POST", "/v2/hives/gpu1/upgrade", "", 202, "upgrade gpu1", `op-4`},
 		{"POST", "/v2/hives/gpu1/heartbeat", `{"epoch":1}`, 200, `heartbeat gpu1 {"epoch":1}`, ""},
 		{"GET", "/v2/models/list?node=local", "", 200, "", `"models":[{"model":"stories"`},
 		{"GET", "/v2/models/list?node=gone", "", 404, "", "NODE_NOT_FOUND"},

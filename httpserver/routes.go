@@ -93,6 +93,8 @@ func fleetRoutes() []*route {
 		{method: "POST", path: "/v2/registry/beehives/remove", summary: "Remove a hive", run: (*call).removeHive, body: nodeName{}, answer: "object"},
 		{method: "POST", path: "/v2/hives/{node}/start", summary: "Start a hive", run: (*call).startHive, answer: started{}, status: http.StatusAccepted},
 		{method: "POST", path: "/v2/hives/{node}/stop", summary: "Stop a hive", run: (*call).stopHive, answer: started{}, status: http.StatusAccepted},
+		{method: "POST", path: "/v2/hives/{node}/drain", summary: "Send nothing new to a hive and wait for what runs there", run: (*call).drainHive, answer: started{}, status: http.StatusAccepted},
+		{method: "POST", path: "/v2/hives/{node}/upgrade", summary: "Replace a hive's program in place", run: (*call).upgradeHive, answer: started{}, status: http.StatusAccepted},
 		{method: "POST", path: "/v2/hives/{node}/heartbeat", summary: "A report of a hive that the queen did not start", run: (*call).heartbeat, body: "object", answer: "object"},
 		{method: "GET", path: "/v2/models/list", summary: "Models per hive", run: (*call).modelsOnHives, query: "node", answer: modelList{}},
 		{method: "GET", path: "/v2/models/catalog", summary: "All models", run: (*call).catalog, answer: modelList{}},

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/queen-rbee/queen-rbee/hivelifecycle"
 	"github.com/queen-rbee/queen-rbee/hivelifecycle/hiveapi"
 	"github.com/queen-rbee/queen-rbee/httpserver"
 	"github.com/queen-rbee/queen-rbee/monitor"

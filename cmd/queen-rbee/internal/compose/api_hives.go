@@ -153,7 +153,9 @@ func (a *hivesAPI) Drain(_ context.Context, node string) (string, error) {
 // Upgrade implements httpserver.Hives.
 func (a *hivesAPI) Upgrade(_ context.Context, node string) (string, error) {
 	return a.operate("upgrade-"+node, node, func(ctx context.Context) error {
-		if _, err := a.f.manager.Upgrade(ctx, node, strings.Contains(a.version, "dev")); err != nil {
+		ep, _ := a.f.manager.Endpoint(node)
+		force := strings.Contains(ep.Version, "dev") // such a version says nothing
+		if _, err := a.f.manager.Upgrade(ctx, node, force); err != nil {
 			return err
 		}
 		_, err := a.f.hive(ctx, node)

@@ -46,6 +46,15 @@ func (l *hiveLinks) HiveStatus(name, status, message string) {
 	if status == hivelifecycle.StatusOnline {
 		return
 	}
+	// a machine that can't be reached may be well: as long as the monitor waits, only the reason changes
+	if h, ok := l.reg.Snapshot().Hive(name); ok && h.Mode == registry.ModeNetwork {
+		if s := l.mon.State(name); s == monitor.Online || s == monitor.Suspect {
+			status = string(h.Status)
+			if status == hivelifecycle.StatusOnline {
+				message = ""
+			}
+		}
+	}
 	if err := l.reg.SetStatus(name, registry.Status(status), message); err != nil && !errors.Is(err, registry.ErrNotFound) {
 		l.log.Warn("hive status", "node", name, "status", status, "error", err)
 	}

@@ -3,11 +3,9 @@ package cli
 import (
 	"encoding/json"
 	"fmt"
-	"net"
 	"net/url"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
 
@@ -40,123 +38,6 @@ func (a *cli) send(use, short string, n int, method string, path func([]string) 
 func fixed(path string) func([]string) string { return func([]string) string { return path } }
 func with(prefix, suffix string) func([]string) string {
 	return func(v []string) string { return prefix + url.PathEscape(v[0]) + suffix }
-}
-
-func (a *cli) hiveColumns() []column {
-	memory := func(key string) func(record) string {
-		return func(r record) string {
-			var sum float64
-			devices, _ := r["devices"].([]any)
-			for _, d := range devices {
-				if m, ok := d.(map[string]any); ok {
-					n, _ := m[key].(float64)
-					sum += n
-				}
-			}
-			return bytesText(sum)
-		}
-	}
-	return []column{field("HIVE", "node_name"), field("STATUS", "status"), field("MODE", "mode"),
-		{head: "FREE", text: memory("memory_free")}, {head: "TOTAL", text: memory("memory_total")},
-		{head: "WORKERS", text: func(r record) string { l, _ := r["workers"].([]any); return strconv.Itoa(len(l)) }},
-		field("MESSAGE", "message"), wide(field("ADDRESS", "address")), wide(field("VERSION", "version")), wide(field("LABELS", "labels"))}
-}
-
-func (a *cli) hive() *cobra.Command {
-	c := &cobra.Command{Use: "hive", Short: "Add, list, start and stop hives"}
-	c.AddCommand(a.hiveAdd(),
-		a.lister("ls", "List the hives", "/v2/registry/beehives/list", "nodes", "HiveList", "node_name", a.hiveColumns()...),
-		a.hiveOperation("start"), a.hiveOperation("stop"),
-		a.send("rm NAME", "Remove a hive", 1, "POST", fixed("/v2/registry/beehives/remove"), func(v []string) any { return record{"node_name": v[0]} }, "removed"),
-		&cobra.Command{Use: "show NAME", Short: "Show one hive", Args: args(cobra.ExactArgs(1)), RunE: func(cmd *cobra.Command, v []string) error {
-			list, err := a.fetch(cmd.Context(), "/v2/registry/beehives/list", "nodes")
-			if err != nil {
-				return err
-			}
-			for _, h := range list {
-				if h["node_name"] == v[0] {
-					return a.printOne("Hive", h, "node_name", "status", "mode", "address", "version", "last_seen", "labels", "devices", "workers", "models", "message")
-				}
-			}
-			return fmt.Errorf("there is no hive %s: rbee hive ls lists them", v[0])
-		}},
-		&cobra.Command{Use: "logs NAME", Short: "Print a hive's log", Args: args(cobra.ExactArgs(1)), RunE: func(cmd *cobra.Command, v []string) error {
-			return a.copyLogs(cmd.Context(), v[0], "", false, 100)
-		}})
-	return c
-}
-
-// hiveAdd registers a machine; it returns when the hive is ready, and with the reason otherwise.
-func (a *cli) hiveAdd() *cobra.Command {
-	var identity, name, hostKey string
-	var labels []string
-	c := &cobra.Command{Use: "add [USER@]HOST[:PORT]", Short: "Make a machine with sshd a hive", Args: args(cobra.ExactArgs(1)), RunE: func(cmd *cobra.Command, v []string) error {
-		body := record{"mode": "network", "node_name": name, "ssh_port": 22, "host_key": hostKey}
-		host := v[0]
-		if user, rest, ok := strings.Cut(host, "@"); ok {
-			body["ssh_user"], host = user, rest
-		}
-		if h, p, err := net.SplitHostPort(host); err == nil {
-			port, err := strconv.Atoi(p)
-			if err != nil {
-				return usageError{fmt.Errorf("%q is no port", p)}
-			}
-			host, body["ssh_port"] = h, port
-		}
-		body["ssh_host"] = host
-		if name == "" {
-			body["node_name"] = strings.Split(host, ".")[0]
-		}
-		if identity != "" {
-			path, err := filepath.Abs(identity)
-			if err != nil {
-				return err
-			}
-			body["ssh_key_path"] = path
-		}
-		if len(labels) > 0 {
-			m := map[string]string{}
-			for _, l := range labels {
-				k, val, ok := strings.Cut(l, "=")
-				if !ok {
-					return usageError{fmt.Errorf("a label is KEY=VALUE, not %q", l)}
-				}
-				m[k] = val
-			}
-			body["labels"] = m
-		}
-		for k, val := range body {
-			if val == "" {
-				delete(body, k)
-			}
-		}
-		a.note("adding %s ...", v[0])
-		var out record
-		if err := a.c.JSON(cmd.Context(), "POST", "/v2/registry/beehives/add", body, &out); err != nil {
-			return err
-		}
-		a.note("ready")
-		return a.print("HiveList", []record{out}, "node_name", a.hiveColumns()...)
-	}}
-	f := c.Flags()
-	f.StringVarP(&identity, "identity", "i", "", "private key file")
-	f.StringVar(&name, "name", "", "name of the hive; the host's by default")
-	f.StringVar(&hostKey, "host-key", "", "expected host key, SHA256:...")
-	f.StringArrayVar(&labels, "label", nil, "KEY=VALUE, may be repeated")
-	return c
-}
-
-// hiveOperation starts or stops a hive and shows the steps.
-func (a *cli) hiveOperation(verb string) *cobra.Command {
-	return &cobra.Command{Use: verb + " NAME", Short: strings.ToUpper(verb[:1]) + verb[1:] + " a hive", Args: args(cobra.ExactArgs(1)), RunE: func(cmd *cobra.Command, v []string) error {
-		var out struct {
-			EventsURL string `json:"events_url"`
-		}
-		if err := a.c.JSON(cmd.Context(), "POST", "/v2/hives/"+url.PathEscape(v[0])+"/"+verb, record{}, &out); err != nil {
-			return err
-		}
-		return a.followOperation(cmd, out.EventsURL)
-	}}
 }
 
 // followOperation prints the steps of something long and fails with its reason.

@@ -72,6 +72,7 @@ type APIError struct {
 	Status  int
 	Code    string
 	Message string
+	Details map[string]any
 }
 
 // Error implements error.
@@ -126,10 +127,11 @@ func apiError(res *http.Response) error {
 		Error struct {
 			Code    string `json:"code"`
 			Message string `json:"message"`
+			Details map[string]any
 		} `json:"error"`
 	}
 	if json.Unmarshal(data, &body) == nil && body.Error.Message != "" {
-		e.Code, e.Message = body.Error.Code, body.Error.Message
+		e.Code, e.Message, e.Details = body.Error.Code, body.Error.Message, body.Error.Details
 	}
 	if code := res.Header.Get("X-Rbee-Error"); code != "" {
 		e.Code = code
@@ -170,7 +172,12 @@ func (c *Client) Events(ctx context.Context, method, path string, body any, fn f
 		return err
 	}
 	defer func() { _ = res.Body.Close() }()
-	sc := bufio.NewScanner(res.Body)
+	return ReadEvents(res.Body, fn)
+}
+
+// ReadEvents calls fn for each event of a stream until it ends or fn returns an error.
+func ReadEvents(r io.Reader, fn func(Event) error) error {
+	sc := bufio.NewScanner(r)
 	sc.Buffer(nil, 4<<20)
 	var ev Event
 	for sc.Scan() {
