@@ -202,14 +202,21 @@ func (f *fleet) load(ctx context.Context, l router.LoadRequest) (string, error) 
 		}
 		f.met.Evicted(ctx, "worker")
 	}
-	if err := f.model(ctx, l.Node, entry.Ref, progress); err != nil {
+	ref, err := f.model(ctx, l.Node, entry.Ref, progress)
+	if err != nil {
 		return "", err
 	}
 	req := f.spawnRequest(entry, l.Device)
+	req.ModelRef = ref
+	spawned := time.Now()
 	if _, err := link.client.Spawn(ctx, req); err != nil {
 		return "", err
 	}
-	return req.WorkerID, f.await(ctx, req.WorkerID, progress)
+	if err := f.await(ctx, req.WorkerID, progress); err != nil {
+		return req.WorkerID, err
+	}
+	f.learnt(req.WorkerID, entry.Ref, entry.Slots, entry.Context, req.MemoryBytes, time.Since(spawned))
+	return req.WorkerID, nil
 }
 
 // hive makes sure that the hive runs and has been heard.
@@ -229,17 +236,21 @@ func (f *fleet) hive(ctx context.Context, node string) (*hiveLink, error) {
 	}
 }
 
-// model makes sure that the hive has the model's files, and passes on how far it is.
-func (f *fleet) model(ctx context.Context, node, ref string, progress func(router.Progress)) error {
+// model makes sure that the hive has the model's files, passes on how far it is, and gives the reference under which
+// the hive has them: with the commit, where it is of a hub.
+func (f *fleet) model(ctx context.Context, node, ref string, progress func(router.Progress)) (string, error) {
 	d, err := f.prov.Start(ctx, node, ref)
 	if err != nil {
-		return err
+		return "", err
 	}
 	for p := range d.Events(ctx) {
 		progress(router.Progress{State: string(p.State), BytesDone: p.BytesDone, BytesTotal: p.BytesTotal, ETA: time.Duration(p.ETASeconds * float64(time.Second))})
 	}
-	_, err = d.Wait(ctx)
-	return err
+	m, err := d.Wait(ctx)
+	if err == nil && m.Ref != "" {
+		ref = m.Ref
+	}
+	return ref, err
 }
 
 func (f *fleet) spawnRequest(e provisioner.Entry, device string) hiveapi.SpawnRequest {
@@ -260,7 +271,7 @@ func (f *fleet) engine(e provisioner.Entry) hiveapi.EngineSpec {
 	spec := hiveapi.EngineSpec{Name: name}
 	if c, ok := f.engines[name]; ok {
 		spec.Command, spec.Env, spec.Protocol, spec.Health, spec.Slots = c.Command, c.Env, c.Protocol, c.Health, c.Slots
-		spec.ReadyTimeout, spec.Stop = hiveapi.Duration(c.ReadyTimeout), c.Stop
+		spec.ReadyTimeout, spec.Stop, spec.Adapter, spec.ModelName = hiveapi.Duration(c.ReadyTimeout), c.Stop, c.Adapter, c.ModelName
 		if c.Prefill || len(c.Paths) > 0 {
 			spec.Capabilities = &hiveapi.Capabilities{Chat: true, Completions: true, Embeddings: true, Prefill: c.Prefill, Paths: c.Paths}
 		}

@@ -78,6 +78,8 @@ func (c *Config) checkEngines() error {
 			return bad(path, "an engine's name is 1 to 63 letters, digits, dots and dashes")
 		case len(e.Command) == 0 && !slices.Contains([]string{"llama.cpp", "ollama", "vllm", "sim"}, name):
 			return bad(path, "command is missing")
+		case e.Adapter != "" && !slices.Contains([]string{"llama.cpp", "ollama", "vllm", "sim", "command"}, e.Adapter):
+			return bad(path, "adapter is llama.cpp, ollama, vllm, sim or command, not %q", e.Adapter)
 		case e.Protocol != "" && e.Protocol != "openai" && e.Protocol != "execute":
 			return bad(path, "protocol is openai or execute, not %q", e.Protocol)
 		case e.Slots < 0 || e.Slots > 65_536:

@@ -42,7 +42,9 @@ type Hive struct {
 
 // Engine is a way to run models, beside or over the built-in ones.
 type Engine struct {
+	Adapter      string            `yaml:"adapter"` // built-in that fills what is left out; "" = the engine's name if it is one
 	Command      []string          `yaml:"command"`
+	ModelName    string            `yaml:"model_name"` // what requests must name as their model
 	Protocol     string            `yaml:"protocol"`
 	Health       string            `yaml:"health"`
 	Slots        int               `yaml:"slots"`

@@ -213,7 +213,7 @@ func (a *cli) config() *cobra.Command {
 			return execQueen(list)
 		}})
 	}
-	c.AddCommand(init)
+	c.AddCommand(init, a.configImport())
 	return c
 }
 

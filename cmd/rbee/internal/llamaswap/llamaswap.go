@@ -109,16 +109,13 @@ func Import(data []byte) (out *Config, notes []string, err error) {
 	if len(im.in.Models) == 0 {
 		return nil, nil, fmt.Errorf("this is no llama-swap configuration: it has no models")
 	}
-	var raw struct {
-		Top    map[string]any            `yaml:",inline"`
-		Models map[string]map[string]any `yaml:"models"`
-	}
-	if err := yaml.Unmarshal(data, &raw.Top); err != nil {
+	var raw map[string]any
+	if err := yaml.Unmarshal(data, &raw); err != nil {
 		return nil, nil, err
 	}
-	im.unknown("", raw.Top, topKeys())
+	im.unknown("", raw, topKeys())
 	for _, name := range slices.Sorted(maps.Keys(im.in.Models)) {
-		if m, ok := section(raw.Top, "models", name); ok {
+		if m, ok := section(raw, "models", name); ok {
 			im.unknown("models."+name+".", m, modelKeys())
 			if f, ok := m["filters"].(map[string]any); ok {
 				im.unknown("models."+name+".filters.", f, map[string]string{"stripParams": "", "strip_params": "", "setParams": ""})

@@ -228,10 +228,10 @@ func (c *command) take(e *Engine, out *Model) string {
 		out.Context, _ = strconv.Atoi(n)
 	}
 	if v, set := c.flag("-m", "--model"); v != "" {
-		return c.file(v, set)
+		return c.file(v, set, e.Adapter == "vllm")
 	}
 	if e.Adapter == "vllm" && len(c.argv) > 2 && c.argv[1] == "serve" {
-		return c.file(c.argv[2], func(v string) { c.argv[2] = v })
+		return c.file(c.argv[2], func(v string) { c.argv[2] = v }, true)
 	}
 	if v, _ := c.flag("-hf", "-hfr", "--hf-repo"); v != "" {
 		return c.hub(v)
@@ -240,13 +240,13 @@ func (c *command) take(e *Engine, out *Model) string {
 	return ""
 }
 
-// file is the reference of a path, or of a repository where it is none.
-func (c *command) file(v string, set func(string)) string {
+// file is the reference of a path, or of a repository where the engine would take one.
+func (c *command) file(v string, set func(string), repository bool) string {
 	switch {
 	case strings.HasPrefix(v, "/"):
 		set("{model_path}")
 		return "file:" + path.Clean(v)
-	case strings.HasPrefix(v, ".") || strings.HasSuffix(v, ".gguf") || strings.Count(v, "/") != 1:
+	case !repository || strings.HasPrefix(v, ".") || strings.HasSuffix(v, ".gguf") || strings.Count(v, "/") != 1:
 		c.note("the model %q has no absolute path; left out: name it with its whole path", v)
 		return ""
 	}
