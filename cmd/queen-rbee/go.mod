@@ -13,6 +13,7 @@ require (
 	github.com/queen-rbee/queen-rbee/hivelifecycle v0.1.0
 	github.com/queen-rbee/queen-rbee/hivelifecycle/engine v0.1.0
 	github.com/queen-rbee/queen-rbee/httpserver v0.1.0
+	github.com/queen-rbee/queen-rbee/httpserver/batches v0.1.0
 	github.com/queen-rbee/queen-rbee/metrics v0.1.0
 	github.com/queen-rbee/queen-rbee/metrics/prommetrics v0.1.0
 	github.com/queen-rbee/queen-rbee/monitor v0.1.0
@@ -29,6 +30,20 @@ require (
 	github.com/queen-rbee/queen-rbee/scheduler/schedsim v0.1.0
 	github.com/queen-rbee/queen-rbee/scheduler/scriptsched v0.1.0
 	github.com/queen-rbee/queen-rbee/sserelay v0.1.0
+)
+
+require (
+	github.com/gpustack/gguf-parser-go v0.28.1 // indirect
+	github.com/henvic/httpretty v0.1.4 // indirect
+	github.com/json-iterator/go v1.1.12 // indirect
+	github.com/modern-go/concurrent v0.0.0-20180306012644-bacd9c7ef1dd // indirect
+	github.com/modern-go/reflect2 v1.0.2 // indirect
+	github.com/smallnest/ringbuffer v0.0.0-20241116012123-461381446e3d // indirect
+	golang.org/x/exp v0.0.0-20241108190413-2d47ceb2692f // indirect
+	golang.org/x/mod v0.41.0 // indirect
+	golang.org/x/sync v0.24.0 // indirect
+	golang.org/x/tools v0.51.0 // indirect
+	gonum.org/v1/gonum v0.17.0 // indirect
 )
 
 require (
@@ -50,6 +65,7 @@ require (
 	github.com/prometheus/common v0.72.0 // indirect
 	github.com/prometheus/otlptranslator v1.0.0 // indirect
 	github.com/prometheus/procfs v0.22.0 // indirect
+	github.com/queen-rbee/queen-rbee/provisioner/gguf v0.1.0
 	github.com/skeema/knownhosts v1.3.3 // indirect
 	go.opentelemetry.io/auto/sdk v1.2.1 // indirect
 	go.opentelemetry.io/otel v1.47.0 // indirect
@@ -82,6 +98,7 @@ replace (
 	github.com/queen-rbee/queen-rbee/hivelifecycle => ../../hivelifecycle
 	github.com/queen-rbee/queen-rbee/hivelifecycle/engine => ../../hivelifecycle/engine
 	github.com/queen-rbee/queen-rbee/httpserver => ../../httpserver
+	github.com/queen-rbee/queen-rbee/httpserver/batches => ../../httpserver/batches
 	github.com/queen-rbee/queen-rbee/metrics => ../../metrics
 	github.com/queen-rbee/queen-rbee/metrics/prommetrics => ../../metrics/prommetrics
 	github.com/queen-rbee/queen-rbee/monitor => ../../monitor
@@ -99,3 +116,5 @@ replace (
 	github.com/queen-rbee/queen-rbee/scheduler/scriptsched => ../../scheduler/scriptsched
 	github.com/queen-rbee/queen-rbee/sserelay => ../../sserelay
 )
+
+replace github.com/queen-rbee/queen-rbee/provisioner/gguf => ../../provisioner/gguf

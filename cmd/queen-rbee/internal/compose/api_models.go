@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -105,9 +106,10 @@ func (c *catalog) OnHives(_ context.Context, node string) ([]httpserver.Model, e
 		for _, m := range h.Models {
 			r := httpserver.Model{ModelRef: m.Ref, Node: h.Name, State: m.State, SizeBytes: m.SizeBytes, SHA256: m.SHA256, Progress: m.Progress,
 				ContextLength: m.ContextLength, Parameters: m.Parameters, MemoryEstimate: m.Memory, Message: m.Message}
-			for _, e := range c.prov.Entries() {
-				if e.Ref == m.Ref {
-					r.Model = e.Name
+			if e, ok := c.prov.Named(m.Ref); ok {
+				r.Model = e.Name
+				if r.MemoryEstimate == 0 {
+					r.MemoryEstimate = c.prov.Need(e.Ref, e.Slots, e.Context).Memory
 				}
 			}
 			for _, w := range snap.Workers {
@@ -208,6 +210,16 @@ func (a *modelsAPI) Download(ctx context.Context, node, ref string) (string, err
 	return d.ID(), nil
 }
 
+// CancelDownload implements httpserver.Models.
+func (a *modelsAPI) CancelDownload(_ context.Context, id string) error {
+	d, ok := a.f.prov.Download(id)
+	if !ok {
+		return &codedError{code: "JOB_NOT_FOUND", msg: "no download has this id, or it ended more than an hour ago"}
+	}
+	d.Cancel()
+	return nil
+}
+
 // Evict implements httpserver.Models.
 func (a *modelsAPI) Evict(ctx context.Context, node, ref string) error {
 	e, err := a.f.entryFor(ref)
@@ -264,15 +276,18 @@ func (p *provHives) Provision(ctx context.Context, node string, spec provisioner
 	if err != nil {
 		return provisioner.Model{}, err
 	}
-	m, err := link.client.Provision(ctx, hiveapi.ProvisionRequest{ModelRef: spec.Ref, SHA256: spec.SHA256}, func(h hiveapi.Progress) {
-		progress(provisioner.Progress{ID: h.ID, Node: node, Ref: h.ModelRef, State: provisioner.DownloadState(h.State), BytesDone: h.BytesDone,
-			BytesTotal: h.BytesTotal, Rate: h.Rate, ETASeconds: h.ETASeconds, Message: h.Message, Code: h.Code, At: time.Now()})
+	var id string
+	m, err := link.client.Provision(ctx, p.request(node, spec), func(h hiveapi.Progress) {
+		id = h.ID
+		progress(progressOf(node, h))
 	})
 	if err != nil {
+		if id != "" && errors.Is(context.Cause(ctx), provisioner.ErrCancelled) {
+			p.cancelled(link, id)
+		}
 		return provisioner.Model{}, err
 	}
-	return provisioner.Model{Ref: m.ModelRef, Node: node, State: string(m.State), SizeBytes: m.SizeBytes, SHA256: m.SHA256,
-		ContextLength: int(m.ContextLength), Parameters: m.Parameters}, nil
+	return hiveModel(node, m), nil
 }
 
 // Evict implements provisioner.Hives.

@@ -24,6 +24,8 @@ type hiveLinks struct {
 	wg  sync.WaitGroup
 	ctx context.Context // ends with the queen
 
+	learn func(node string, m hiveapi.Model) // nil: nobody asks
+
 	mu      sync.RWMutex
 	links   map[string]*hiveLink
 	workers map[string]hiveapi.Worker // by worker id
@@ -133,6 +135,7 @@ func (l *hiveLinks) take(link *hiveLink, state *hiveapi.State, ev hiveapi.Event)
 			report.DiskTotal, report.DiskFree = ev.Disk.Total, ev.Disk.Free
 		}
 	}
+	l.teach(link.node, state.Models, ev.Kind)
 	if err := l.reg.Apply(report); err != nil {
 		if errors.Is(err, registry.ErrNotFound) {
 			return err // the hive was removed: stop following
@@ -144,6 +147,18 @@ func (l *hiveLinks) take(link *hiveLink, state *hiveapi.State, ev hiveapi.Event)
 		link.once.Do(func() { close(link.heard) })
 	}
 	return nil
+}
+
+// teach passes on what a hive found in its models' files.
+func (l *hiveLinks) teach(node string, list []hiveapi.Model, kind string) {
+	if l.learn == nil || kind != hiveapi.EventState && kind != hiveapi.EventModel {
+		return
+	}
+	for _, m := range list {
+		if m.State != hiveapi.ModelDownloading && m.State != hiveapi.ModelFailed {
+			l.learn(node, m)
+		}
+	}
 }
 
 func (l *hiveLinks) keepWorkers(node string, list []hiveapi.Worker) {

@@ -19,6 +19,8 @@ import (
 	"github.com/queen-rbee/queen-rbee/hivelifecycle"
 	"github.com/queen-rbee/queen-rbee/hivelifecycle/hiveapi"
 	"github.com/queen-rbee/queen-rbee/httpserver"
+	"github.com/queen-rbee/queen-rbee/httpserver/batches"
+	"github.com/queen-rbee/queen-rbee/httpserver/batches/sqlbatches"
 	"github.com/queen-rbee/queen-rbee/metrics"
 	"github.com/queen-rbee/queen-rbee/metrics/prommetrics"
 	"github.com/queen-rbee/queen-rbee/monitor"
@@ -72,6 +74,7 @@ type Queen struct {
 	bus      *bus
 	wait     waits
 	sweeper  *eviction.Evictor
+	batches  *batches.Batches
 	policies *policies
 	retry    *retry.Retrier
 
@@ -188,10 +191,11 @@ func (q *Queen) newFleet(ctx context.Context) (err error) {
 		entries = append(entries, modelEntry(name, m))
 	}
 	q.prov, err = provisioner.New(ctx, &provHives{q.fleet}, q.stores.models, provisioner.Options{Entries: entries, Aliases: q.cfg.Aliases, Logger: q.log,
-		Token: hubToken, Retry: q.retry.Do})
+		Token: hubToken, Retry: q.retry.Do, Pin: newModelHub().pin, Inspect: inspect})
 	if err != nil {
 		return err
 	}
+	q.links.learn = func(node string, m hiveapi.Model) { q.prov.Learn(hiveModel(node, m)) }
 	q.fleet.prov = q.prov
 	q.catalog = &catalog{f: q.fleet, prov: q.prov, since: time.Now()}
 	q.src.needs = q.catalog.needs
@@ -280,17 +284,24 @@ func loadTime(s string) time.Duration {
 }
 
 // newServer makes the HTTP face.
-func (q *Queen) newServer(context.Context) (err error) {
+func (q *Queen) newServer(ctx context.Context) (err error) {
 	sub := &submitter{adm: q.adm, rt: q.rt, q: q.q, live: q.live, hub: q.hub, met: q.met, resolve: q.catalog.resolve, serves: q.fleet.serves, modelWait: q.cfg.Timeouts.ModelWait.D()}
 	guard := &auth.Guard{Keys: q.keys, RequireKey: q.cfg.Auth.Mode == "keys", Loopback: auth.IsLoopback(q.cfg.Listen)}
 	hives := &hivesAPI{f: q.fleet, bus: q.bus, start: q.startHive, ctx: q.life}
+	store, err := sqlbatches.New(ctx, q.stores.state, sqlbatches.SQLite)
+	if err != nil {
+		return err
+	}
+	if q.batches, err = batches.New(store, sub, batches.Options{Log: q.log}); err != nil {
+		return err
+	}
 	q.server, err = httpserver.New(sub, &authDoor{guard}, httpserver.Options{
 		Jobs: &jobs{q: q.q, rt: q.rt, sched: q.sched, sub: sub, ring: q.policies.ring}, Catalog: q.catalog,
 		Models:  &modelsAPI{c: q.catalog, f: q.fleet, bus: q.bus, src: q.src, ctx: q.life},
 		Workers: &workersAPI{f: q.fleet, mon: q.mon, ctx: q.life}, Hives: hives, Feed: q.bus, Logs: &logsAPI{q.fleet},
 		Policies: q.policies, Tenants: &tenantsAPI{q.adm}, Keys: &keysAPI{q.keys}, Targets: &targets{q},
 		Doctor: &doctor{reg: q.reg, dataDir: q.cfg.DataDir, ping: func(ctx context.Context) error { _, err := q.q.Counts(ctx); return err }},
-		Admin:  &adminAPI{stop: q.Stop}, Ready: q.isReady, Metrics: q.prom.Handler(), EngineMetrics: http.HandlerFunc(q.engineMetrics),
+		Admin:  &adminAPI{stop: q.Stop}, Ready: q.isReady, Metrics: q.prom.Handler(), EngineMetrics: http.HandlerFunc(q.engineMetrics), Batches: q.batches,
 		Version: q.o.Version, Log: q.log})
 	return err
 }
@@ -347,6 +358,9 @@ func (q *Queen) Run(ctx context.Context, l net.Listener, serving func()) error {
 	background("sweeper", q.sweeper.Run)
 	background("policies", q.policies.manager.Run)
 	background("frames", q.expireFrames)
+	batching, stopBatches := context.WithCancel(q.life) // ends first: its lines are jobs like others
+	defer stopBatches()
+	background("batches", func(context.Context) error { return q.batches.Run(batching) })
 	background("externals", q.probeExternals)
 	stop, err := q.met.ObserveFleet(q.gauges)
 	if err != nil {
@@ -364,6 +378,7 @@ func (q *Queen) Run(ctx context.Context, l net.Listener, serving func()) error {
 	case cascade := <-q.shutdown:
 		leave = leave && !cascade
 	}
+	stopBatches()
 	q.drain(leave)
 	return err
 }
