@@ -14,6 +14,7 @@ var (
 	ErrNotFound        = errors.New("key not found")
 	ErrInvalid         = errors.New("invalid key request")
 	ErrTooManyActive   = errors.New("too many active keys under this label")
+	ErrConflict        = errors.New("key is still needed")
 	ErrTampered        = errors.New("audit log does not match its anchor")
 )
 
@@ -41,7 +42,7 @@ func (e *Error) Code() string {
 		return "RATE_LIMITED"
 	case ErrNotFound, ErrInvalid:
 		return "INVALID_REQUEST"
-	case ErrTooManyActive:
+	case ErrTooManyActive, ErrConflict:
 		return "CONFLICT"
 	}
 	return "INTERNAL"

@@ -20,6 +20,10 @@ const (
 	Admin   Scope = "admin"
 )
 
+// Hive is the scope of a hive's token: it reports for the node that its label names, and nothing else. It includes no
+// other scope; only Admin includes it.
+const Hive Scope = "hive"
+
 func (s Scope) rank() int {
 	switch s {
 	case Infer:
@@ -33,10 +37,15 @@ func (s Scope) rank() int {
 }
 
 // Allows reports whether a key of scope s may do what needs scope need. An unknown scope allows nothing.
-func (s Scope) Allows(need Scope) bool { return s.rank() > 0 && s.rank() >= need.rank() }
+func (s Scope) Allows(need Scope) bool {
+	if s == Hive || need == Hive {
+		return s == need || s == Admin
+	}
+	return s.rank() > 0 && s.rank() >= need.rank()
+}
 
-// Valid reports whether s is one of the three scopes.
-func (s Scope) Valid() bool { return s.rank() > 0 }
+// Valid reports whether s is one of the three scopes of users, or Hive.
+func (s Scope) Valid() bool { return s.rank() > 0 || s == Hive }
 
 // Key is what is kept of an API key. The secret itself is never kept.
 type Key struct {
@@ -63,6 +72,7 @@ type Identity struct {
 	Scope     Scope    //
 	Models    []string // models it may use; empty: all
 	Anonymous bool     // let in without a key, by the loopback rule
+	Node      string   // with scope Hive: the node that it reports for, which is the token's label
 }
 
 // MayUse reports whether the identity may use the named model.

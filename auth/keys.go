@@ -28,6 +28,9 @@ type Options struct {
 	Logger   *slog.Logger     // silent when nil
 	Audit    *Audit           // records key changes when given
 	Attempts int              // failed attempts an address may make in a minute; 0: 20, negative: no limit
+	// KeepAdmin refuses what would leave nobody who may make keys: a first key of another scope than Admin, and the
+	// revocation of the last active key of scope Admin.
+	KeepAdmin bool
 }
 
 // Keys is the set of API keys. It is safe for concurrent use: Verify reads an immutable map through an atomic
@@ -38,13 +41,14 @@ type Keys struct {
 	log   *slog.Logger
 	audit *Audit
 	damp  *damper
+	admin bool // Options.KeepAdmin
 	mu    sync.Mutex
 	byID  atomic.Pointer[map[string]*Key]
 }
 
 // New loads the keys from the store.
 func New(ctx context.Context, store Store, o Options) (*Keys, error) {
-	k := &Keys{store: store, now: o.Now, log: o.Logger, audit: o.Audit}
+	k := &Keys{store: store, now: o.Now, log: o.Logger, audit: o.Audit, admin: o.KeepAdmin}
 	if k.now == nil {
 		k.now = time.Now
 	}
@@ -64,7 +68,8 @@ func New(ctx context.Context, store Store, o Options) (*Keys, error) {
 	return k, nil
 }
 
-// Request says what key to make. Tenant and Scope are required; Label defaults to the tenant.
+// Request says what key to make. Tenant and Scope are required; Label defaults to the tenant. A key of scope Hive is a
+// hive's token: its Label is the name of the node, its Tenant is always "hives", and Models must be empty.
 type Request struct {
 	Tenant    string
 	Label     string
@@ -74,6 +79,15 @@ type Request struct {
 }
 
 func (r *Request) check(now time.Time) error {
+	if r.Scope == Hive {
+		if r.Label == "" {
+			return refuse(ErrInvalid, "a hive's token needs the name of its node as label: rbee key create --scope hive --label NODE")
+		}
+		if len(r.Models) > 0 {
+			return refuse(ErrInvalid, "a hive's token runs no models: leave models out")
+		}
+		r.Tenant = "hives"
+	}
 	if r.Label == "" {
 		r.Label = r.Tenant
 	}
@@ -83,7 +97,7 @@ func (r *Request) check(now time.Time) error {
 		}
 	}
 	if !r.Scope.Valid() {
-		return refuse(ErrInvalid, "scope must be infer, operate or admin")
+		return refuse(ErrInvalid, "scope must be infer, operate, admin or hive")
 	}
 	if len(r.Models) > MaxModels {
 		return refuse(ErrInvalid, "models lists %d names, at most %d are allowed", len(r.Models), MaxModels)
@@ -113,6 +127,10 @@ func (k *Keys) Create(ctx context.Context, by string, r Request) (Key, string, e
 	if total >= MaxKeys {
 		return Key{}, "", refuse(ErrInvalid, "there are %d keys already: revoke some", total)
 	}
+	if k.admin && r.Scope != Admin && k.admins("") == 0 {
+		return Key{}, "", refuse(ErrInvalid, "the first key must have scope admin, from then on keys are needed and no other "+
+			"could make more: rbee key create --scope admin")
+	}
 	if r.Label != r.Tenant && active >= maxPerLabel {
 		return Key{}, "", refuse(ErrTooManyActive, "label %q has two active keys: revoke the old one first", r.Label)
 	}
@@ -137,6 +155,10 @@ func (k *Keys) Revoke(ctx context.Context, by, id string) error {
 	if !old.RevokedAt.IsZero() {
 		return nil
 	}
+	if k.admin && old.Scope == Admin && old.Active(k.now()) && k.admins(id) == 0 {
+		return refuse(ErrConflict, "this is the last key of scope admin, nobody could make another: make the new one first, with "+
+			"rbee key create --scope admin, then revoke this one with it")
+	}
 	key := *old
 	key.RevokedAt = k.now()
 	if err := k.save(ctx, key); err != nil {
@@ -144,6 +166,17 @@ func (k *Keys) Revoke(ctx context.Context, by, id string) error {
 	}
 	k.record(ctx, by, "key.revoke", key)
 	return nil
+}
+
+// admins counts the active keys of scope Admin, one left out; the caller holds mu.
+func (k *Keys) admins(without string) int {
+	n, now := 0, k.now()
+	for id, key := range *k.byID.Load() {
+		if id != without && key.Scope == Admin && key.Active(now) {
+			n++
+		}
+	}
+	return n
 }
 
 // save writes the key and then publishes a new map; the caller holds mu.
@@ -217,7 +250,11 @@ func (k *Keys) Verify(presented string) (Identity, error) {
 	if !key.ExpiresAt.IsZero() && !k.now().Before(key.ExpiresAt) {
 		return Identity{}, errExpired
 	}
-	return Identity{KeyID: key.ID, Tenant: key.Tenant, Scope: key.Scope, Models: key.Models}, nil
+	who := Identity{KeyID: key.ID, Tenant: key.Tenant, Scope: key.Scope, Models: key.Models}
+	if key.Scope == Hive {
+		who.Node = key.Label
+	}
+	return who, nil
 }
 
 var (

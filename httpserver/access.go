@@ -28,7 +28,7 @@ func need(method, path string) Scope {
 	case under(path, "/metrics"), under(path, "/v2") && read:
 		return ScopeOperate
 	case path == "/v2/models/download", path == "/v2/scheduler/dry-run", path == "/v2/scheduler/replay",
-		strings.HasPrefix(path, "/v2/models/"):
+		strings.HasPrefix(path, "/v2/models/"), strings.HasPrefix(path, "/v2/operations/"):
 		return ScopeOperate
 	}
 	return ScopeAdmin
@@ -77,6 +77,9 @@ func (c *call) authorize() error {
 		return refuse(CodeForbidden, "this key has scope %s; %s %s needs scope %s", id.Scope, c.r.Method, clip(c.r.URL.Path, 200), want)
 	}
 	c.id = id
+	if want != ScopeInfer { // what changes something is asked by the backends, for the audit log; jobs carry it in the Request
+		c.r = c.withIdentity()
+	}
 	return nil
 }
 

@@ -72,7 +72,8 @@ func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 type identityKey struct{}
 
-// IdentityOf returns the caller of a request that the Server passed to one of the handlers in its Options.
+// IdentityOf returns the caller of a request that the Server passed to one of the handlers in its Options, or whose
+// context it passed to a backend there.
 func IdentityOf(ctx context.Context) (Identity, bool) {
 	id, ok := ctx.Value(identityKey{}).(Identity)
 	return id, ok

@@ -41,7 +41,7 @@ const usage = `queen-rbee: one private inference service out of the machines you
 
 type flags struct {
 	config, addr, dataDir, store, logFormat string
-	leave                                   bool
+	leave, restartAudit                     bool
 	rest                                    []string
 }
 
@@ -59,6 +59,7 @@ func parse(args []string, stderr io.Writer) (*flags, error) {
 	set.StringVar(&f.store, "store", "", "store `URL`: sqlite:PATH")
 	set.StringVar(&f.logFormat, "log-format", "", "text or json")
 	set.BoolVar(&f.leave, "leave-hives", false, "leave local hives and their workers running at the end, for the next queen to adopt")
+	set.BoolVar(&f.restartAudit, "restart-audit", false, "put an audit log that was tampered with aside, and begin a new one")
 	for {
 		if err := set.Parse(args); err != nil {
 			return nil, err
@@ -153,7 +154,7 @@ func serve(version string, cfg *config.Config, f *flags, stdout, stderr io.Write
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	defer signal.Stop(signals)
 
-	q, err := compose.New(ctx, cfg, compose.Options{Version: version, Log: log, LeaveHives: f.leave})
+	q, err := compose.New(ctx, cfg, compose.Options{Version: version, Log: log, LeaveHives: f.leave, RestartAudit: f.restartAudit})
 	if err != nil {
 		if errors.Is(err, queue.ErrLocked) {
 			return fmt.Errorf("%w: stop that queen first, or give this one a --data-dir of its own", err)

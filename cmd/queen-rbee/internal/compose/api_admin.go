@@ -26,20 +26,13 @@ func (a *authDoor) Authenticate(ctx context.Context, r *http.Request) (httpserve
 	if err != nil {
 		return httpserver.Identity{}, err
 	}
-	return httpserver.Identity{Tenant: id.Tenant, KeyID: id.KeyID, Scope: httpserver.Scope(id.Scope), Models: id.Models}, nil
+	return httpserver.Identity{Tenant: id.Tenant, KeyID: id.KeyID, Scope: httpserver.Scope(id.Scope), Models: id.Models, Node: id.Node}, nil
 }
 
 // keysAPI makes and revokes API keys.
 type keysAPI struct{ k *auth.Keys }
 
 var _ httpserver.Keys = (*keysAPI)(nil)
-
-func actor(ctx context.Context) string {
-	if id, ok := httpserver.IdentityOf(ctx); ok && id.KeyID != "" {
-		return "key " + id.KeyID
-	}
-	return "loopback"
-}
 
 // Create implements httpserver.Keys.
 func (a *keysAPI) Create(ctx context.Context, n httpserver.NewKey) (httpserver.Key, error) {

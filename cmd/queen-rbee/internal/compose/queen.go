@@ -41,6 +41,8 @@ type Options struct {
 	Log     *slog.Logger
 	// LeaveHives leaves local hives and their workers running when the queen ends, for the next one to adopt.
 	LeaveHives bool
+	// RestartAudit puts an audit log that was tampered with aside and begins a new one.
+	RestartAudit bool
 }
 
 // Queen is the whole program. Make one with New, run it with Run.
@@ -120,10 +122,10 @@ func (q *Queen) newTelemetry(ctx context.Context) (err error) {
 
 // newAccess opens keys, audit log and tenants.
 func (q *Queen) newAccess(ctx context.Context) (err error) {
-	if q.audit, err = auth.OpenAudit(ctx, filepath.Join(q.cfg.DataDir, "audit.jsonl"), q.stores.auth, nil); err != nil {
+	if err = q.openAudit(ctx, filepath.Join(q.cfg.DataDir, "audit.jsonl")); err != nil {
 		return err
 	}
-	if q.keys, err = auth.New(ctx, q.stores.auth, auth.Options{Logger: q.log, Audit: q.audit}); err != nil {
+	if q.keys, err = auth.New(ctx, q.stores.auth, auth.Options{Logger: q.log, Audit: q.audit, KeepAdmin: true}); err != nil {
 		return err
 	}
 	if err = auth.CheckListen(q.cfg.Listen, q.keys.Any()); err != nil {
@@ -287,6 +289,7 @@ func loadTime(s string) time.Duration {
 func (q *Queen) newServer(ctx context.Context) (err error) {
 	sub := &submitter{adm: q.adm, rt: q.rt, q: q.q, live: q.live, hub: q.hub, met: q.met, resolve: q.catalog.resolve, serves: q.fleet.serves, modelWait: q.cfg.Timeouts.ModelWait.D()}
 	guard := &auth.Guard{Keys: q.keys, RequireKey: q.cfg.Auth.Mode == "keys", Loopback: auth.IsLoopback(q.cfg.Listen)}
+	t := &trail{log: q.log, audit: q.audit}
 	hives := &hivesAPI{f: q.fleet, bus: q.bus, start: q.startHive, ctx: q.life}
 	store, err := sqlbatches.New(ctx, q.stores.state, sqlbatches.SQLite)
 	if err != nil {
@@ -297,11 +300,11 @@ func (q *Queen) newServer(ctx context.Context) (err error) {
 	}
 	q.server, err = httpserver.New(sub, &authDoor{guard}, httpserver.Options{
 		Jobs: &jobs{q: q.q, rt: q.rt, sched: q.sched, sub: sub, ring: q.policies.ring}, Catalog: q.catalog,
-		Models:  &modelsAPI{c: q.catalog, f: q.fleet, bus: q.bus, src: q.src, ctx: q.life},
-		Workers: &workersAPI{f: q.fleet, mon: q.mon, ctx: q.life}, Hives: hives, Feed: q.bus, Logs: &logsAPI{q.fleet},
-		Policies: q.policies, Tenants: &tenantsAPI{q.adm}, Keys: &keysAPI{q.keys}, Targets: &targets{q},
+		Models:  &auditedModels{&modelsAPI{c: q.catalog, f: q.fleet, bus: q.bus, src: q.src, ctx: q.life}, t},
+		Workers: &workersAPI{f: q.fleet, mon: q.mon, ctx: q.life}, Hives: &auditedHives{hives, t}, Feed: q.bus, Logs: &logsAPI{q.fleet},
+		Policies: &auditedPolicies{q.policies, t}, Tenants: &auditedTenants{&tenantsAPI{q.adm}, t}, Keys: &keysAPI{q.keys}, Targets: &targets{q},
 		Doctor: &doctor{reg: q.reg, dataDir: q.cfg.DataDir, ping: func(ctx context.Context) error { _, err := q.q.Counts(ctx); return err }},
-		Admin:  &adminAPI{stop: q.Stop}, Ready: q.isReady, Metrics: q.prom.Handler(), EngineMetrics: http.HandlerFunc(q.engineMetrics), Batches: q.batches,
+		Admin:  &auditedAdmin{&adminAPI{stop: q.Stop}, t}, Ready: q.isReady, Metrics: q.prom.Handler(), EngineMetrics: http.HandlerFunc(q.engineMetrics), Batches: q.batches,
 		Version: q.o.Version, Log: q.log})
 	return err
 }
