@@ -46,6 +46,8 @@ type Models interface {
 	Delete(ctx context.Context, name string) error
 	// Download begins to provision a model and returns the operation's id at once.
 	Download(ctx context.Context, node, ref string) (id string, err error)
+	// CancelDownload stops a download for all who wait; what was fetched stays for the next time.
+	CancelDownload(ctx context.Context, id string) error
 	// Evict drops a model's files from a hive.
 	Evict(ctx context.Context, node, ref string) error
 }

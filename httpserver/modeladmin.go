@@ -88,6 +88,22 @@ func (c *call) download() error {
 	return writeJSON(c.w, http.StatusAccepted, downloading{id, operationURL(id)})
 }
 
+// cancelOperation is DELETE /v2/operations/{id}. A download can be cancelled, nothing else.
+func (c *call) cancelOperation() error {
+	ms, err := c.modelAdmin()
+	if err != nil {
+		return err
+	}
+	id, err := c.name("id")
+	if err != nil {
+		return err
+	}
+	if err := ms.CancelDownload(c.r.Context(), id); err != nil {
+		return err
+	}
+	return writeJSON(c.w, http.StatusAccepted, map[string]string{"download_id": id, "status": "cancelled"})
+}
+
 // evictModel is DELETE /v2/models.
 func (c *call) evictModel() error {
 	ms, err := c.modelAdmin()

@@ -103,6 +103,7 @@ func fleetRoutes() []*route {
 		{method: "PUT", path: "/v2/models/{name}", summary: "Add or change a model entry", run: (*call).putModel, body: "object", answer: Model{}},
 		{method: "DELETE", path: "/v2/models/{name}", summary: "Remove a model entry that was added at run time", run: (*call).deleteModel, answer: "object"},
 		{method: "GET", path: "/v2/operations/{id}/events", summary: "Progress of a download, a start or a stop", run: (*call).operationEvents, stream: true},
+		{method: "DELETE", path: "/v2/operations/{id}", summary: "Cancel a download; what was fetched stays for the next time", run: (*call).cancelOperation, answer: "object", status: http.StatusAccepted},
 	}
 }
 

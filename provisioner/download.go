@@ -189,7 +189,7 @@ func (p *Provisioner) run(ctx context.Context, d *Download, rec Record) {
 	} else if err := p.store.SaveDownload(ctx, rec); err != nil {
 		p.log.Warn("download not recorded; it would not survive a restart", "id", rec.ID, "error", err)
 	}
-	ref := p.pin(ctx, rec.Ref)
+	ref := p.there(ctx, rec.Node, p.pin(ctx, rec.Ref))
 	spec := Spec{Ref: ref, Peers: p.peers(ctx, rec.Node, rec.Ref, ref)}
 	parsed, err := ParseRef(ref)
 	var m Model

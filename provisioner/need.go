@@ -109,6 +109,16 @@ func (p *Provisioner) Learn(m Model) {
 	if m.SizeBytes == 0 && m.Memory == (Memory{}) {
 		return
 	}
+	p.learn(m)
+	// a machine has it under its commit; whoever wrote no revision means the same model
+	if r, err := ParseRef(m.Ref); err == nil && r.Scheme == SchemeHF && r.Pinned() {
+		r.Revision = ""
+		m.Ref = r.String()
+		p.learn(m)
+	}
+}
+
+func (p *Provisioner) learn(m Model) {
 	p.needs.mu.Lock()
 	defer p.needs.mu.Unlock()
 	i := p.needs.infoLocked(m.Ref)

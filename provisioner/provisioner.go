@@ -247,6 +247,29 @@ func (p *Provisioner) byRefLocked(ref string) (Entry, bool) {
 	return best, found
 }
 
+// Named finds the entry of a reference as a machine has it, which may be under a commit where the entry names none.
+func (p *Provisioner) Named(ref string) (Entry, bool) {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	if e, ok := p.byRefLocked(ref); ok {
+		return e.clone(), true
+	}
+	for written, pinned := range p.pins {
+		if pinned == ref {
+			if e, ok := p.byRefLocked(written); ok {
+				return e.clone(), true
+			}
+		}
+	}
+	r, err := ParseRef(ref)
+	if err != nil || r.Scheme != SchemeHF {
+		return Entry{}, false
+	}
+	r.Revision = ""
+	e, ok := p.byRefLocked(r.String())
+	return e.clone(), ok
+}
+
 // Entries lists the models by name, those added at run time included.
 func (p *Provisioner) Entries() []Entry {
 	p.mu.RLock()
@@ -339,6 +362,30 @@ func (p *Provisioner) pin(ctx context.Context, ref string) string {
 	p.pins[ref] = r.String()
 	p.mu.Unlock()
 	return r.String()
+}
+
+// there is the commit of a reference that a machine has already, for when the hub can't be asked for the newest one.
+func (p *Provisioner) there(ctx context.Context, node, ref string) string {
+	want, err := ParseRef(ref)
+	if err != nil || want.Pinned() || p.o.Pin == nil {
+		return ref
+	}
+	models, err := p.hives.Models(ctx, node)
+	if err != nil {
+		return ref
+	}
+	for _, m := range models {
+		have, err := ParseRef(m.Ref)
+		if err != nil || m.State != StateReady || have.Scheme != SchemeHF || !have.Pinned() {
+			continue
+		}
+		have.Revision = want.Revision
+		if have.String() == ref {
+			p.log.Info("the hub could not be asked; the model that the machine has is used", "ref", m.Ref, "node", node)
+			return m.Ref
+		}
+	}
+	return ref
 }
 
 // Close cancels the downloads that run here; their records stay, so that Resume continues them in the

@@ -75,8 +75,8 @@ func (h *Handle) LoadingError() error {
 	after := min(max(l.ETA, time.Second), time.Minute)
 	e := refuse(CodeLoading, after, nil, "%s", fmt.Sprintf("model %s is being loaded on %s; retry in %s, or stream to be kept waiting",
 		l.Model, orText(l.Node, "a hive"), after.Round(time.Second)))
-	e.details = map[string]any{"model": l.Model, "node": l.Node, "state": orText(l.State, "loading"), "progress": l.Fraction,
-		"bytes_done": l.BytesDone, "bytes_total": l.BytesTotal, "eta_seconds": l.ETA.Seconds()}
+	e.details = map[string]any{"loading": map[string]any{"model": l.Model, "node": l.Node, "state": orText(l.State, "loading"), "progress": l.Fraction,
+		"bytes_done": l.BytesDone, "bytes_total": l.BytesTotal, "eta_seconds": l.ETA.Seconds()}}
 	return e
 }
 

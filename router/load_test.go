@@ -50,7 +50,7 @@ func TestConcurrentRequestsShareOneLoad(t *testing.T) {
 	}
 	err := hs[0].LoadingError()
 	var r *RefusedError
-	if !errors.As(err, &r) || r.Code() != CodeLoading || r.RetryAfter() != 3*time.Second || r.Details()["bytes_total"] != int64(4) {
+	if !errors.As(err, &r) || r.Code() != CodeLoading || r.RetryAfter() != 3*time.Second || r.Details()["loading"].(map[string]any)["bytes_total"] != int64(4) {
 		t.Fatalf("%v %v", err, r)
 	}
 	gate <- nil

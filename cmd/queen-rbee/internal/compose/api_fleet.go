@@ -86,14 +86,12 @@ func (a *workersAPI) Spawn(_ context.Context, r httpserver.SpawnRequest) (httpse
 	}
 	req := a.f.spawnRequest(e, r.Device)
 	go func() {
-		ctx, cancel := context.WithTimeout(a.ctx, a.f.prov.LoadTimeout(e.Ref))
-		defer cancel()
-		link, err := a.f.hive(ctx, node)
-		if err == nil {
-			err = a.f.model(ctx, node, e.Ref, func(router.Progress) {})
+		link, err := a.f.hive(a.ctx, node)
+		if err == nil { // a download may take as long as bytes arrive: the hive's store gives up when they don't
+			req.ModelRef, err = a.f.model(a.ctx, node, e.Ref, func(router.Progress) {})
 		}
 		if err == nil {
-			_, err = link.client.Spawn(ctx, req)
+			_, err = link.client.Spawn(a.ctx, req)
 		}
 		if err != nil {
 			a.f.log.Warn("spawn failed", "worker", req.WorkerID, "node", node, "error", err)

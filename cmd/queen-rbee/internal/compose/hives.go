@@ -150,7 +150,7 @@ func (l *hiveLinks) take(link *hiveLink, state *hiveapi.State, ev hiveapi.Event)
 }
 
 // teach passes on what a hive found in its models' files.
-func (l *hiveLinks) teach(node string, list []hiveapi.Model, kind string) {
+func (l *hiveLinks) teach(node string, list []hiveapi.Model, kind hiveapi.EventKind) {
 	if l.learn == nil || kind != hiveapi.EventState && kind != hiveapi.EventModel {
 		return
 	}

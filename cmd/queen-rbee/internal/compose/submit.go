@@ -222,12 +222,7 @@ func (j *job) Result(ctx context.Context, v httpserver.View) (*httpserver.Result
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	if j.h != nil && j.s.modelWait > 0 {
-		timer := time.AfterFunc(j.s.modelWait, func() {
-			if err := j.h.LoadingError(); err != nil {
-				cancel(err)
-			}
-		})
-		defer timer.Stop()
+		defer j.impatient(ctx, cancel)()
 	}
 	res, err := st.Result(ctx, j.view(v))
 	if err != nil {
@@ -242,6 +237,20 @@ func (j *job) Result(ctx context.Context, v httpserver.View) (*httpserver.Result
 	}
 	j.mark(out.Header)
 	return out, nil
+}
+
+// impatient gives up when the model is still being loaded after timeouts.model_wait, or begins to be after that.
+func (j *job) impatient(ctx context.Context, giveUp context.CancelCauseFunc) (stop func()) {
+	var look func()
+	look = func() {
+		if err := j.h.LoadingError(); err != nil {
+			giveUp(err)
+		} else if ctx.Err() == nil {
+			time.AfterFunc(time.Second, look)
+		}
+	}
+	timer := time.AfterFunc(j.s.modelWait, look)
+	return func() { timer.Stop() }
 }
 
 // refused is a refusal with the x-ratelimit-* headers of its moment.

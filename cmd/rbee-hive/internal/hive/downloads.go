@@ -35,6 +35,7 @@ type download struct {
 	last    hiveapi.Progress
 	done    bool
 	changed chan struct{}
+	cancel  context.CancelFunc
 }
 
 func newDownloads(s *store.Store, changed func()) *downloads {
@@ -59,6 +60,8 @@ func (d *downloads) start(r hiveapi.ProvisionRequest) *download {
 	_, _ = rand.Read(raw) // never fails
 	id := "dl_" + hex.EncodeToString(raw)
 	dl := &download{last: hiveapi.Progress{ID: id, ModelRef: r.ModelRef, State: hiveapi.ModelDownloading, BytesTotal: r.Size}, changed: make(chan struct{})}
+	ctx, cancel := context.WithCancel(d.ctx)
+	dl.cancel = cancel
 	d.byID[id], d.byRef[r.ModelRef] = dl, dl
 	d.order = append(d.order, id)
 	if len(d.order) > maxDownloadsKept {
@@ -68,19 +71,23 @@ func (d *downloads) start(r hiveapi.ProvisionRequest) *download {
 	d.wg.Add(1)
 	go func() {
 		defer d.wg.Done()
-		d.run(dl, r)
+		defer cancel()
+		d.run(ctx, dl, r)
 	}()
 	return dl
 }
 
-func (d *downloads) run(dl *download, r hiveapi.ProvisionRequest) {
-	m, err := d.store.Provision(d.ctx, r, func(p hiveapi.Progress) { dl.set(p, false) })
+func (d *downloads) run(ctx context.Context, dl *download, r hiveapi.ProvisionRequest) {
+	m, err := d.store.Provision(ctx, r, func(p hiveapi.Progress) { dl.set(p, false) })
 	end := hiveapi.Progress{ModelRef: r.ModelRef, State: hiveapi.ModelReady, BytesDone: m.SizeBytes, BytesTotal: m.SizeBytes, Model: &m}
 	if err != nil {
 		end = hiveapi.Progress{ModelRef: r.ModelRef, State: hiveapi.ModelFailed, Message: err.Error(), Code: "PROVISION_FAILED"}
 		var coded interface{ Code() string }
 		if errors.As(err, &coded) {
 			end.Code = coded.Code()
+		}
+		if ctx.Err() != nil && d.ctx.Err() == nil {
+			end.Code, end.Message = "CANCELLED", "the download was cancelled; what was fetched stays for the next time"
 		}
 	}
 	d.mu.Lock()

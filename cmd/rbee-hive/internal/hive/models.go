@@ -68,6 +68,18 @@ func (h *Hive) provisionEvents(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// cancelProvision ends a download for all who wait for it.
+func (h *Hive) cancelProvision(w http.ResponseWriter, r *http.Request) {
+	dl, ok := h.downloads.find(r.PathValue("id"))
+	if !ok {
+		refuse(w, http.StatusNotFound, "MODEL_NOT_FOUND", "there is no such download", nil)
+		return
+	}
+	dl.cancel()
+	p, _, _ := dl.get()
+	reply(w, http.StatusOK, p)
+}
+
 func (h *Hive) listModels(w http.ResponseWriter, _ *http.Request) {
 	reply(w, http.StatusOK, map[string]any{"models": h.models()})
 }

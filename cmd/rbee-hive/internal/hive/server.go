@@ -31,6 +31,7 @@ func (h *Hive) handler() http.Handler {
 	auth("POST "+hiveapi.PathWorkerShutdown, h.workerShutdown)
 	auth("POST "+hiveapi.PathProvision, h.provision)
 	auth("GET "+hiveapi.PathProvision+"/{id}/events", h.provisionEvents)
+	auth("DELETE "+hiveapi.PathProvision+"/{id}", h.cancelProvision)
 	auth("GET "+hiveapi.PathModels, h.listModels)
 	auth("DELETE "+hiveapi.PathEvict, h.evict)
 	auth("GET "+hiveapi.PathEngines, h.engines)

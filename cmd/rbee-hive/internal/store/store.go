@@ -83,6 +83,9 @@ func (s *Store) Provision(ctx context.Context, r hiveapi.ProvisionRequest, progr
 	}
 	m, err := job.Wait(ctx)
 	if err != nil {
+		if ctx.Err() != nil {
+			job.Cancel()
+		}
 		return hiveapi.Model{}, err
 	}
 	return s.model(m), nil
