@@ -27,7 +27,8 @@ type Options struct {
 	MaxIdle    int   // idle connections kept for each worker; 0 = 16
 
 	// Budget, when not nil, bounds the attempts that follow a failed one, so that a failing fleet is not flooded: a job
-	// that gets no leave to try again waits for it in the line.
+	// that gets no leave to try again waits for it in the line. A stream that goes on after a loss is not held up by it:
+	// Rescues bounds that.
 	Budget Budget
 	// Ready, when not nil, holds back every load until it is closed: until the hives that already run have been heard.
 	Ready <-chan struct{}

@@ -99,7 +99,7 @@ func (t *task) replace(v verdict) *reservation {
 		r.o.Hooks.OnRetry(t.job, t.worker.ID, t.emitted, v.why)
 	}
 	r.log.Info("job goes on elsewhere", "job", t.job.ID, "worker", t.worker.ID, "continued", t.emitted, "reason", plain(v.why))
-	t.owed = r.o.Budget != nil && !r.o.Budget.Take()
+	t.owed = r.o.Budget != nil && !t.emitted && !r.o.Budget.Take()
 	if t.owed || t.busy > 1 { // no leave yet, or everybody is busy, whatever the scheduler believes
 		t.wait(v, hold(Placement{Action: Wait}))
 		return nil
