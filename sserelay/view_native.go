@@ -1,6 +1,9 @@
 package sserelay
 
-import "strconv"
+import (
+	"bytes"
+	"strconv"
+)
 
 // nativeView writes the contract's events.
 type nativeView struct {
@@ -12,7 +15,7 @@ func (n *nativeView) frame(x *emitter, m Meta, data []byte) {
 	switch m.Kind() {
 	case KindStarted:
 		n.note(m, data)
-		x.event("started", data)
+		x.event("started", public(data))
 	case KindData, KindBody:
 		n.data(x, m, data)
 	case KindEnd:
@@ -93,4 +96,13 @@ func (n *nativeView) token(x *emitter, p *choice, tokens int) {
 	n.scratch = b
 	n.index++
 	x.event("token", b)
+}
+
+// public is a started event as readers see it: without what only the views need.
+func public(data []byte) []byte {
+	i := bytes.LastIndex(data, []byte(`,"created":`))
+	if i < 0 {
+		return data
+	}
+	return append(bytes.Clone(data[:i]), '}')
 }
