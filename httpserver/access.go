@@ -25,6 +25,8 @@ func need(method, path string) Scope {
 		return ScopeHive
 	case under(path, "/v2/keys"), under(path, "/v2/tenants"):
 		return ScopeAdmin
+	case ofPage(path):
+		return ScopeOperate
 	case under(path, "/metrics"), under(path, "/v2") && read:
 		return ScopeOperate
 	case path == "/v2/models/download", path == "/v2/scheduler/dry-run", path == "/v2/scheduler/replay",
@@ -32,6 +34,13 @@ func need(method, path string) Scope {
 		return ScopeOperate
 	}
 	return ScopeAdmin
+}
+
+// ofPage reports whether a path is below a worker's own page.
+func ofPage(path string) bool {
+	rest, ok := strings.CutPrefix(path, "/v2/workers/")
+	_, rest, slash := strings.Cut(rest, "/")
+	return ok && slash && strings.HasPrefix(rest, "proxy/")
 }
 
 func under(path, root string) bool {

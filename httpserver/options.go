@@ -28,6 +28,8 @@ type Options struct {
 	Admin    Admin
 	Targets  Targets
 	Loader   Loader
+	Engines  Engines
+	Pages    Pages
 
 	Ready         func(context.Context) error // nil error: ready; nil func: always
 	Metrics       http.Handler                // GET /metrics

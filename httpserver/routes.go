@@ -39,6 +39,7 @@ func (s *Server) table() []*route {
 	all = append(all, jobRoutes()...)
 	all = append(all, ollamaRoutes()...)
 	all = append(all, fleetRoutes()...)
+	all = append(all, engineRoutes()...)
 	all = append(all, adminRoutes()...)
 	all = append(all, serverRoutes()...)
 	all = append(all, batchRoutes()...)

@@ -25,6 +25,7 @@ type Server struct {
 	closing  chan struct{} // closed when draining begins: feeds end
 	once     sync.Once
 	bodies   atomic.Int64 // bytes held by large bodies
+	pages    atomic.Int64 // open requests to workers' pages
 }
 
 // New makes a Server over what runs jobs and what knows callers.
