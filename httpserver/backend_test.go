@@ -146,7 +146,7 @@ func (m modelsAPI) Download(_ context, node, ref string) (string, error) {
 	return "d-1", nil
 }
 func (m modelsAPI) CancelDownload(_ context, id string) error { m.note("cancel", id); return nil }
-func (m modelsAPI) Evict(_ context, node, ref string) error { m.note("evict", node, ref); return nil }
+func (m modelsAPI) Evict(_ context, node, ref string) error   { m.note("evict", node, ref); return nil }
 
 type adminAPI struct{ *fleet }
 

@@ -27,7 +27,7 @@ func TestBatchSurvivesARestart(t *testing.T) {
 	_ = w.Close()
 	var file, batch struct {
 		ID, Status string
-		Output     string `json:"output_file_id"`
+		Output     string                                 `json:"output_file_id"`
 		Counts     struct{ Total, Completed, Failed int } `json:"request_counts"`
 	}
 	q.json("POST", "/v1/files", form.String(), &file, 200, "Content-Type", w.FormDataContentType())
