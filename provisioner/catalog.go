@@ -131,17 +131,24 @@ func (p *Provisioner) Evict(ctx context.Context, node, nameOrRef string) error {
 	return p.hives.Evict(ctx, node, p.onNode(ctx, node, e.Ref))
 }
 
-// onNode is the name under which a machine has the model: as written, or pinned.
+// onNode is the name under which a machine has the model: as written, or with a commit.
 func (p *Provisioner) onNode(ctx context.Context, node, ref string) string {
 	p.mu.RLock()
 	pinned, ok := p.pins[ref]
 	p.mu.RUnlock()
-	if !ok {
-		return ref
-	}
 	models, err := p.hives.Models(ctx, node)
 	if err == nil && slices.ContainsFunc(models, func(m Model) bool { return m.Ref == ref }) {
 		return ref
 	}
-	return pinned
+	if ok {
+		return pinned
+	}
+	if want, err := ParseRef(ref); err == nil {
+		for _, m := range models {
+			if sameButCommit(m.Ref, want) {
+				return m.Ref
+			}
+		}
+	}
+	return ref
 }

@@ -375,17 +375,22 @@ func (p *Provisioner) there(ctx context.Context, node, ref string) string {
 		return ref
 	}
 	for _, m := range models {
-		have, err := ParseRef(m.Ref)
-		if err != nil || m.State != StateReady || have.Scheme != SchemeHF || !have.Pinned() {
-			continue
-		}
-		have.Revision = want.Revision
-		if have.String() == ref {
+		if m.State == StateReady && sameButCommit(m.Ref, want) {
 			p.log.Info("the hub could not be asked; the model that the machine has is used", "ref", m.Ref, "node", node)
 			return m.Ref
 		}
 	}
 	return ref
+}
+
+// sameButCommit says that have is a commit of what want names without one.
+func sameButCommit(have string, want Ref) bool {
+	r, err := ParseRef(have)
+	if err != nil || r.Scheme != SchemeHF || !r.Pinned() || want.Pinned() {
+		return false
+	}
+	r.Revision = want.Revision
+	return r.String() == want.String()
 }
 
 // Close cancels the downloads that run here; their records stay, so that Resume continues them in the

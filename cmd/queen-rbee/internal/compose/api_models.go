@@ -124,7 +124,11 @@ func (c *catalog) OnHives(_ context.Context, node string) ([]httpserver.Model, e
 }
 
 // Union implements httpserver.Catalog.
-func (c *catalog) Union(context.Context) ([]httpserver.Model, error) {
+func (c *catalog) Union(ctx context.Context) ([]httpserver.Model, error) {
+	there, err := c.OnHives(ctx, "")
+	if err != nil {
+		return nil, err
+	}
 	out := []httpserver.Model{}
 	for _, e := range c.prov.Catalog() {
 		n := c.prov.Need(e.Ref, e.Slots, e.Context)
@@ -133,9 +137,19 @@ func (c *catalog) Union(context.Context) ([]httpserver.Model, error) {
 		if len(e.Nodes) > 0 {
 			m.State, m.Node = "ready", strings.Join(e.Nodes, ",")
 		}
+		for _, h := range there {
+			if (h.Model == e.Name || h.ModelRef == e.Ref) && furthest(h.State) > furthest(m.State) {
+				m.State, m.Progress, m.Message = h.State, h.Progress, h.Message
+			}
+		}
 		out = append(out, m)
 	}
 	return out, nil
+}
+
+// furthest orders the states of a model on several hives.
+func furthest(state string) int {
+	return slices.Index([]string{"absent", "failed", "downloading", "ready", "loading", "loaded"}, state)
 }
 
 // modelsAPI changes what models there are.

@@ -48,9 +48,6 @@ func (a *cli) followOperation(cmd *cobra.Command, path string) error {
 	return a.c.Events(cmd.Context(), "GET", path, nil, func(ev client.Event) error {
 		var e struct {
 			State, Code, Message string
-			BytesDone            float64 `json:"bytes_done"`
-			BytesTotal           float64 `json:"bytes_total"`
-			Rate                 float64 `json:"bytes_per_second"`
 		}
 		if err := json.Unmarshal(ev.Data, &e); err != nil {
 			return err
@@ -61,8 +58,6 @@ func (a *cli) followOperation(cmd *cobra.Command, path string) error {
 			if err != nil {
 				return err
 			}
-		case e.BytesTotal > 0:
-			a.note("%s  %s of %s  %s/s", e.State, bytesText(e.BytesDone), bytesText(e.BytesTotal), bytesText(e.Rate))
 		case e.Message != "":
 			a.note("%s", e.Message)
 		}
@@ -71,31 +66,6 @@ func (a *cli) followOperation(cmd *cobra.Command, path string) error {
 		}
 		return nil
 	})
-}
-
-func (a *cli) pull() *cobra.Command {
-	var hive, as string
-	c := &cobra.Command{Use: "pull MODEL", Short: "Get a model onto a hive", Args: args(cobra.ExactArgs(1)), RunE: func(cmd *cobra.Command, v []string) error {
-		if as != "" {
-			if err := a.c.JSON(cmd.Context(), "PUT", "/v2/models/"+url.PathEscape(as), record{"ref": v[0]}, nil); err != nil {
-				return err
-			}
-		}
-		body := record{"model_ref": v[0]}
-		if hive != "" {
-			body["node"] = hive
-		}
-		var out struct {
-			EventsURL string `json:"events_url"`
-		}
-		if err := a.c.JSON(cmd.Context(), "POST", "/v2/models/download", body, &out); err != nil {
-			return err
-		}
-		return a.followOperation(cmd, out.EventsURL)
-	}}
-	c.Flags().StringVar(&hive, "hive", "", "onto this hive")
-	c.Flags().StringVar(&as, "as", "", "offer it under this name")
-	return c
 }
 
 func (a *cli) stop() *cobra.Command {
@@ -119,22 +89,6 @@ func (a *cli) stop() *cobra.Command {
 		a.note("%s: %d worker(s) stopping", v[0], n)
 		return nil
 	}}
-}
-
-func (a *cli) rm() *cobra.Command {
-	var hive string
-	c := &cobra.Command{Use: "rm MODEL --hive HIVE", Short: "Drop a model's files from a hive", Args: args(cobra.ExactArgs(1)), RunE: func(cmd *cobra.Command, v []string) error {
-		if hive == "" {
-			return usageError{fmt.Errorf("say which hive: --hive NAME")}
-		}
-		if err := a.c.JSON(cmd.Context(), "DELETE", "/v2/models", record{"node": hive, "model_ref": v[0]}, nil); err != nil {
-			return err
-		}
-		a.note("%s: dropped from %s", v[0], hive)
-		return nil
-	}}
-	c.Flags().StringVar(&hive, "hive", "", "the hive")
-	return c
 }
 
 func (a *cli) job() *cobra.Command {
@@ -228,35 +182,13 @@ func (a *cli) keys() *cobra.Command {
 	}}
 	f := create.Flags()
 	f.StringVar(&tenant, "tenant", "default", "tenant")
-	f.StringVar(&scope, "scope", "infer", "infer, operate or admin")
+	f.StringVar(&scope, "scope", "infer", "infer, operate or admin; hive for the token of the node that --label names")
 	f.StringVar(&label, "label", "", "what you call it")
 	f.StringSliceVar(&models, "model", nil, "only these models")
 	f.DurationVar(&expires, "expires", 0, "valid for this long")
 	c.AddCommand(create, a.lister("ls", "List the keys", "/v2/keys", "keys", "KeyList", "id", field("KEY", "id"), field("TENANT", "tenant_id"), field("SCOPE", "scope"),
 		field("LABEL", "label"), field("CREATED", "created_at"), field("EXPIRES", "expires_at"), field("REVOKED", "revoked_at")),
 		a.send("revoke ID", "Revoke a key", 1, "DELETE", with("/v2/keys/", ""), nil, "revoked"))
-	return c
-}
-
-func (a *cli) tenants() *cobra.Command {
-	c := &cobra.Command{Use: "tenant", Short: "Show and set tenants' limits"}
-	limits := map[string]*int64{}
-	set := &cobra.Command{Use: "set ID", Short: "Set a tenant's limits; 0 is none", Args: args(cobra.ExactArgs(1)), RunE: func(cmd *cobra.Command, v []string) error {
-		body := record{}
-		for k, n := range limits {
-			body[k] = *n
-		}
-		var out record
-		if err := a.c.JSON(cmd.Context(), "PUT", "/v2/tenants/"+url.PathEscape(v[0]), body, &out); err != nil {
-			return err
-		}
-		return a.printOne("Tenant", out, "tenant_id", "rpm", "tpm", "concurrent", "tokens_per_day", "models", "usage")
-	}}
-	for _, k := range []string{"rpm", "tpm", "concurrent", "tokens_per_day"} {
-		limits[k] = set.Flags().Int64(strings.ReplaceAll(k, "_", "-"), 0, "limit")
-	}
-	c.AddCommand(a.lister("ls", "List the tenants", "/v2/tenants", "tenants", "TenantList", "tenant_id", field("TENANT", "tenant_id"), field("RPM", "rpm"),
-		field("TPM", "tpm"), field("CONCURRENT", "concurrent"), field("TOKENS/DAY", "tokens_per_day"), field("USAGE", "usage")), set)
 	return c
 }
 
