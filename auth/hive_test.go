@@ -87,3 +87,19 @@ func TestRestartAuditKeepsTheEvidence(t *testing.T) {
 	}
 	_ = a.Close()
 }
+
+func TestNarrow(t *testing.T) {
+	all, some := auth.Identity{}, auth.Identity{Models: []string{"a", "b"}}
+	if id := all.Narrow([]string{"a"}); !id.MayUse("a") || id.MayUse("b") {
+		t.Errorf("all narrowed to a: %v", id.Models)
+	}
+	if id := some.Narrow([]string{"b", "c"}); id.MayUse("a") || !id.MayUse("b") || id.MayUse("c") {
+		t.Errorf("a and b narrowed to b and c: %v", id.Models)
+	}
+	if id := some.Narrow([]string{"c"}); id.MayUse("a") || id.MayUse("c") {
+		t.Errorf("nothing in common: %v", id.Models)
+	}
+	if id := some.Narrow(nil); !id.MayUse("a") || id.MayUse("c") {
+		t.Errorf("not narrowed: %v", id.Models)
+	}
+}

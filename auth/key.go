@@ -88,6 +88,25 @@ func (id Identity) MayUse(model string) bool {
 	return false
 }
 
+// Narrow returns the identity with only those of its models that are also in the list; an empty list changes nothing.
+// With nothing in common it may use none.
+func (id Identity) Narrow(models []string) Identity {
+	if len(models) == 0 {
+		return id
+	}
+	both := []string{}
+	for _, m := range models {
+		if id.MayUse(m) {
+			both = append(both, m)
+		}
+	}
+	if len(both) == 0 {
+		both = append(both, "") // no model has an empty name
+	}
+	id.Models = both
+	return id
+}
+
 // Head is the anchor of the audit log: how many entries it has and the hash of the last.
 type Head struct {
 	Entries uint64

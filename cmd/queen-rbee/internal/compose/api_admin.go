@@ -16,7 +16,10 @@ import (
 )
 
 // authDoor lets the server ask who sent a request.
-type authDoor struct{ g *auth.Guard }
+type authDoor struct {
+	g   *auth.Guard
+	adm *admission.Controller
+}
 
 var _ httpserver.Authenticator = (*authDoor)(nil)
 
@@ -25,6 +28,11 @@ func (a *authDoor) Authenticate(ctx context.Context, r *http.Request) (httpserve
 	id, err := a.g.Authenticate(ctx, r)
 	if err != nil {
 		return httpserver.Identity{}, err
+	}
+	if r.Method != http.MethodPost { // admission itself checks jobs; lists show what the tenant may use
+		if t, ok := a.adm.Tenant(id.Tenant); ok {
+			id = id.Narrow(t.Limits.Models)
+		}
 	}
 	return httpserver.Identity{Tenant: id.Tenant, KeyID: id.KeyID, Scope: httpserver.Scope(id.Scope), Models: id.Models, Node: id.Node}, nil
 }

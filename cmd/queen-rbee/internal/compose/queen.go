@@ -298,7 +298,7 @@ func (q *Queen) newServer(ctx context.Context) (err error) {
 	if q.batches, err = batches.New(store, sub, batches.Options{Log: q.log}); err != nil {
 		return err
 	}
-	q.server, err = httpserver.New(sub, &authDoor{guard}, httpserver.Options{
+	q.server, err = httpserver.New(sub, &authDoor{guard, q.adm}, httpserver.Options{
 		Jobs: &jobs{q: q.q, rt: q.rt, sched: q.sched, sub: sub, ring: q.policies.ring}, Catalog: q.catalog,
 		Models:  &auditedModels{&modelsAPI{c: q.catalog, f: q.fleet, bus: q.bus, src: q.src, ctx: q.life}, t},
 		Workers: &workersAPI{f: q.fleet, mon: q.mon, ctx: q.life}, Hives: &auditedHives{hives, t}, Feed: q.bus, Logs: &logsAPI{q.fleet},
