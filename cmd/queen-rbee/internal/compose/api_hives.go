@@ -103,6 +103,7 @@ func (a *hivesAPI) Start(_ context.Context, node string) (string, error) {
 		if err := a.f.reg.SetDraining(ctx, node, false); err != nil {
 			return err
 		}
+		a.f.src.refresh() // whoever waits for the end finds it open
 		return a.start(ctx, node)
 	})
 }
