@@ -374,20 +374,22 @@ func (q *Queen) Run(ctx context.Context, l net.Listener, serving func()) error {
 	serveErr := make(chan error, 1)
 	go func() { serveErr <- q.server.Serve(q.life, l) }()
 	serving()
-	leave := q.o.LeaveHives
+	cascade := false
 	select {
 	case err = <-serveErr:
 	case <-ctx.Done():
-	case cascade := <-q.shutdown:
-		leave = leave && !cascade
+	case cascade = <-q.shutdown:
 	}
 	stopBatches()
-	q.drain(leave)
+	q.drain()
+	if cascade || !q.o.LeaveHives {
+		q.stopHives(cascade)
+	}
 	return err
 }
 
 // drain lets what is under way finish for as long as the configuration allows.
-func (q *Queen) drain(leave bool) {
+func (q *Queen) drain() {
 	ctx, cancel := context.WithTimeout(context.Background(), q.cfg.Timeouts.Drain.D())
 	defer cancel()
 	q.server.Refuse()
@@ -401,13 +403,6 @@ func (q *Queen) drain(leave bool) {
 	}
 	if err := q.server.Drain(last); err != nil {
 		q.log.Warn("http", "error", err)
-	}
-	if !leave {
-		hives, cancelHives := context.WithTimeout(context.Background(), 20*time.Second)
-		defer cancelHives()
-		if err := q.manager.StopAll(hives, hivelifecycle.StopOptions{Grace: 8 * time.Second}); err != nil {
-			q.log.Warn("hives", "error", err)
-		}
 	}
 }
 
