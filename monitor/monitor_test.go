@@ -337,8 +337,8 @@ func TestFault07Ejection(t *testing.T) {
 		expect(t, l, "restored w1", "restored w2")
 		m.Result("w1", "p", false) // on trial: one is enough, and it lasts longer
 		expect(t, l, "ejected w1")
-		if until, _ := m.Ejected("w1"); until.Sub(time.Now()) != 60*time.Second {
-			t.Fatal(until.Sub(time.Now()))
+		if until, _ := m.Ejected("w1"); time.Until(until) != 60*time.Second {
+			t.Fatal(time.Until(until))
 		}
 		m.Result("w2", "p", true)
 		fail(m, "w2", "p", 4)

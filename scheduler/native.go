@@ -8,14 +8,13 @@ import (
 
 // fit is one worker seen from one job.
 type fit struct {
-	w       *worker
-	blocks  int   // cached, as matched
-	cached  int   // tokens
-	own     int64 // ns of its prefill there
-	wait    int64 // ns until its prefill could start
-	cost    int64 // what is minimised
-	now     bool  // may be sent there at once
-	matched bool
+	w      *worker
+	blocks int   // cached, as matched
+	cached int   // tokens
+	own    int64 // ns of its prefill there
+	wait   int64 // ns until its prefill could start
+	cost   int64 // what is minimised
+	now    bool  // may be sent there at once
 }
 
 func (f *fit) ttft() int64 { return f.wait + f.own }

@@ -44,20 +44,19 @@ type Outcome struct {
 
 // copier is one run of Copy.
 type copier struct {
-	s        *Stream
-	ctx      context.Context
-	o        CopyOptions
-	p        *Parser
-	watch    *watchdog
-	out      Outcome
-	use      usage
-	base     int // tokens of earlier workers
-	ended    bool
-	dirty    bool // frames were published without waking the readers
-	scratch  []byte
-	seam     *seam
-	batch    int
-	finished bool
+	s       *Stream
+	ctx     context.Context
+	o       CopyOptions
+	p       *Parser
+	watch   *watchdog
+	out     Outcome
+	use     usage
+	base    int // tokens of earlier workers
+	ended   bool
+	dirty   bool // frames were published without waking the readers
+	scratch []byte
+	seam    *seam
+	batch   int
 }
 
 // Copy reads a worker's streamed answer to its end and emits its frames. It closes body. Nothing terminal of the

@@ -49,9 +49,7 @@ type writerState struct {
 	model   string // of the Started frame
 	created int64
 	refuse  bool // something that a continuation can't carry was emitted
-	finish  string
-	data    int // data frames
-	role    bool
+	data    int  // data frames
 	body    bool
 }
 

@@ -94,8 +94,7 @@ func TestRedirects(t *testing.T) {
 	defer b.Close()
 	inside := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { t.Error("the inside was reached") }))
 	defer inside.Close()
-	var a *httptest.Server
-	a = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	a := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		seen["a"+r.URL.Path] = r.Header.Get("Authorization")
 		switch {
 		case r.URL.Path == "/same":

@@ -66,12 +66,11 @@ func (c *lru) peek(blocks []uint64) int {
 
 // task is a request on its way.
 type task struct {
-	id                   int
-	req                  *Request
-	dispatched, first    time.Duration
-	cached               int
-	cold                 bool // it waited for a load
-	started, firstedDone bool
+	id                int
+	req               *Request
+	dispatched, first time.Duration
+	cached            int
+	cold              bool // it waited for a load
 }
 
 // server is one worker.

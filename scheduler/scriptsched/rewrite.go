@@ -220,7 +220,7 @@ func (r *rewriter) compound(e syntax.Expr) syntax.Expr {
 		if d, ok := e.Body.(*syntax.DictEntry); ok {
 			d.Key, d.Value = r.expr(d.Key), r.expr(d.Value)
 		} else {
-			e.Body = r.expr(e.Body.(syntax.Expr))
+			e.Body = r.expr(e.Body)
 		}
 	case *syntax.LambdaExpr:
 		r.params(e.Params)

@@ -12,7 +12,6 @@ import (
 // entry is what compose knows of a job that is not over.
 type entry struct {
 	job         *router.Job
-	handle      *router.Handle // nil for a job that was found at start
 	stream      *sserelay.Stream
 	grant       *admission.Grant
 	commit      router.Pending // of the insert

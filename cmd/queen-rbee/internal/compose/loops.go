@@ -217,11 +217,11 @@ func (q *Queen) restore(j *router.Job, e *entry) {
 
 // served are the jobs that ended lately, for what a crash kept from being settled.
 func (q *Queen) served(ctx context.Context) ([]admission.Served, error) {
-	var out []admission.Served
-	f := queue.Filter{Limit: 1000}
+	const page = 1000
 	since := time.Now().Add(-10 * time.Minute)
-	for {
-		recs, err := q.stores.jobs.List(ctx, f, 0)
+	var out []admission.Served
+	for before := int64(0); ; {
+		recs, err := q.stores.jobs.List(ctx, queue.Filter{Limit: page}, before)
 		if err != nil {
 			return nil, err
 		}
@@ -231,7 +231,10 @@ func (q *Queen) served(ctx context.Context) ([]admission.Served, error) {
 					Usage: admission.Usage{Prompt: int64(r.PromptTokens), Output: int64(r.TokensOut)}})
 			}
 		}
-		return out, nil
+		if len(recs) < page || recs[page-1].Submitted.Before(since.Add(-time.Hour)) {
+			return out, nil
+		}
+		before = recs[page-1].Key
 	}
 }
 

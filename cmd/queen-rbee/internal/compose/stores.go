@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	_ "github.com/mattn/go-sqlite3" // the driver of the state file
 
@@ -28,7 +27,6 @@ type stores struct {
 	auth     *sqlauth.Store
 	adm      *sqladmission.Store
 	models   *sqlprovisioner.Store
-	timeout  time.Duration
 }
 
 // paths of the three files, given --store and the data directory.

@@ -32,7 +32,7 @@ type cli struct {
 	version      string
 	in           io.Reader
 	out, errOut  io.Writer
-	url, key     string
+	url          string
 	output       string
 	quiet, watch bool
 	c            *client.Client
@@ -106,7 +106,7 @@ func (a *cli) root() *cobra.Command {
 	f.StringVarP(&a.output, "output", "o", "table", "table, wide, json or yaml")
 	f.BoolVarP(&a.quiet, "quiet", "q", false, "names only, no progress")
 	f.BoolVar(&a.watch, "watch", false, "repeat lists every two seconds")
-	root.AddCommand(a.serve(), a.run(), a.status(), a.ls(), a.ps(), a.show(), a.pull(), a.stop(), a.rm(), a.hive(), a.job(), a.worker(),
+	root.AddCommand(a.serve(), a.run(), a.status(), a.ls(), a.ps(), a.show(), a.pull(), a.stop(), a.rm(), a.hive(), a.job(), a.worker(), a.engine(),
 		a.keys(), a.tenants(), a.policy(), a.models(), a.doctor(), a.wait(), a.logs(), a.config(), a.versionCmd())
 	return root
 }
