@@ -8,23 +8,24 @@ import (
 
 // Config is the whole configuration, with the key names of the contract.
 type Config struct {
-	Listen    string            `yaml:"listen"`
-	DataDir   string            `yaml:"data_dir"`
-	Store     string            `yaml:"store"`
-	Hives     *[]Hive           `yaml:"hives"` // left out: one local hive
-	Engines   map[string]Engine `yaml:"engines"`
-	Models    map[string]Model  `yaml:"models"` // left out: demo
-	Aliases   map[string]string `yaml:"aliases"`
-	Externals []External        `yaml:"externals"`
-	Limits    map[string]Limits `yaml:"limits"`
-	Queue     Queue             `yaml:"queue"`
-	Scheduler Scheduler         `yaml:"scheduler"`
-	Timeouts  Timeouts          `yaml:"timeouts"`
-	Auth      Auth              `yaml:"auth"`
-	Telemetry Telemetry         `yaml:"telemetry"`
-	Log       Log               `yaml:"log"`
-	SSH       SSH               `yaml:"ssh"`
-	Provision Provision         `yaml:"provision"`
+	Listen        string            `yaml:"listen"`
+	DataDir       string            `yaml:"data_dir"`
+	Store         string            `yaml:"store"`
+	Hives         *[]Hive           `yaml:"hives"` // left out: one local hive
+	Engines       map[string]Engine `yaml:"engines"`
+	EngineCatalog string            `yaml:"engine_catalog"` // file that lists the builds of engines that hives may install
+	Models        map[string]Model  `yaml:"models"`         // left out: demo
+	Aliases       map[string]string `yaml:"aliases"`
+	Externals     []External        `yaml:"externals"`
+	Limits        map[string]Limits `yaml:"limits"`
+	Queue         Queue             `yaml:"queue"`
+	Scheduler     Scheduler         `yaml:"scheduler"`
+	Timeouts      Timeouts          `yaml:"timeouts"`
+	Auth          Auth              `yaml:"auth"`
+	Telemetry     Telemetry         `yaml:"telemetry"`
+	Log           Log               `yaml:"log"`
+	SSH           SSH               `yaml:"ssh"`
+	Provision     Provision         `yaml:"provision"`
 }
 
 // Hive is a machine on which a hive is to run.

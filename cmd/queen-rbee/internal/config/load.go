@@ -186,7 +186,7 @@ func (c *Config) complete() {
 	} else if c.Models == nil {
 		c.Models = map[string]Model{}
 	}
-	c.DataDir = expand(c.DataDir)
+	c.DataDir, c.EngineCatalog = expand(c.DataDir), expand(c.EngineCatalog)
 	hives := *c.Hives
 	for i := range hives {
 		hives[i].Identity = expand(hives[i].Identity)
