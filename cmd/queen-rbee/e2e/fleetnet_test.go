@@ -136,8 +136,16 @@ func newMachine(t *testing.T, n fleetNet, i int) *machine {
 	m.hostKey, m.fingerprint = writeKey(t, filepath.Join(m.dir, "host"))
 	pub, _ := writeKey(t, m.key)
 	conf := fmt.Sprintf("ListenAddress %s\nPort 22\nHostKey %s/host\nAuthorizedKeysFile %s/authorized\nStrictModes no\nUsePAM no\n"+
-		"PasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\nLogLevel VERBOSE\nPidFile %s/pid\n"+
-		"Subsystem sftp internal-sftp\n", address(i), m.dir, m.dir, m.dir)
+		"PasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\nLogLevel VERBOSE\nPidFile %s/pid\n", address(i), m.dir, m.dir, m.dir)
+	noise := ""
+	if i == 1 {
+		conf += "Subsystem sftp internal-sftp\n"
+	} else { // the second host has no sftp, and its rc file talks
+		noise = "echo welcome to this machine\necho and to its stderr >&2\n"
+	}
+	if err := os.WriteFile(filepath.Join(m.home, ".bashrc"), []byte(noise), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for name, text := range map[string]string{"conf": conf, "authorized": pub + "\n"} {
 		if err := os.WriteFile(filepath.Join(m.dir, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
