@@ -325,7 +325,7 @@ func (f *theFleet) cuts(t *testing.T) {
 	if rec := f.job(job); rec.State == "complete" && rec.TokensOut != 400 {
 		t.Errorf("a false end: %+v", rec)
 	} else {
-		t.Logf("the stream that was cut: %s after %d tokens", rec.State, rec.TokensOut)
+		t.Logf("the stream that was cut: %s after %d tokens: %+v", rec.State, rec.TokensOut, rec.Error)
 	}
 	f.infer(t, 1)
 	f.infer(t, 2)

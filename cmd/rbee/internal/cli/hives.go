@@ -177,18 +177,23 @@ func (a *cli) confirm(question string) bool {
 	if !ok {
 		return false
 	}
-	if info, err := f.Stat(); err != nil || info.Mode()&os.ModeCharDevice == 0 {
+	info, err := f.Stat()
+	if err != nil || info.Mode()&os.ModeCharDevice == 0 {
+		return false
+	}
+	if null, err := os.Stat(os.DevNull); err == nil && os.SameFile(info, null) {
 		return false
 	}
 	_, _ = fmt.Fprint(a.errOut, question)
 	var answer string
-	_, err := fmt.Fscanln(f, &answer)
+	_, err = fmt.Fscanln(f, &answer)
 	return err == nil && answer == "yes"
 }
 
 // showSteps prints the steps of a hive as they come, until it is told to stop.
 func (a *cli) showSteps(ctx context.Context, node any) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
+	now := time.Now()
 	res, err := a.c.Do(ctx, "GET", "/v2/events", nil, "text/event-stream")
 	if err != nil || a.quiet {
 		if err == nil {
@@ -197,8 +202,8 @@ func (a *cli) showSteps(ctx context.Context, node any) (stop func()) {
 		return cancel
 	}
 	since, err := http.ParseTime(res.Header.Get("Date"))
-	if err != nil {
-		since = time.Now().Add(-time.Second)
+	if d := now.Sub(since); err != nil || d > -2*time.Second && d < 2*time.Second {
+		since = now // the queen's clock is ours, and finer than whole seconds
 	}
 	done := make(chan struct{})
 	go func() {
