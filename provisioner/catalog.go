@@ -69,13 +69,16 @@ func (p *Provisioner) Catalog() []CatalogEntry {
 
 func (c *CatalogEntry) add(models []Model) {
 	for _, m := range models {
-		if m.State == StateReady || m.State == "loaded" || m.State == "loading" {
+		if onDisk(m.State) {
 			c.Nodes = append(c.Nodes, m.Node)
 			c.know(m)
 		}
 	}
 	slices.Sort(c.Nodes)
 }
+
+// onDisk says that a machine in this state has the model's files.
+func onDisk(state string) bool { return state == StateReady || state == "loaded" || state == "loading" }
 
 func (c *CatalogEntry) know(m Model) {
 	c.SizeBytes, c.SHA256 = max(c.SizeBytes, m.SizeBytes), cmp.Or(m.SHA256, c.SHA256)

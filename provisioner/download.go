@@ -293,7 +293,7 @@ func (p *Provisioner) peers(ctx context.Context, node string, refs ...string) []
 	var out []Peer
 	for _, ref := range slices.Compact(refs) {
 		for _, m := range have[ref] {
-			if m.Node != node && (m.State == StateReady || m.State == "loaded") {
+			if m.Node != node && onDisk(m.State) {
 				out = append(out, Peer{Node: m.Node, SHA256: m.SHA256})
 			}
 		}

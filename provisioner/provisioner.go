@@ -375,7 +375,7 @@ func (p *Provisioner) there(ctx context.Context, node, ref string) string {
 		return ref
 	}
 	for _, m := range models {
-		if m.State == StateReady && sameButCommit(m.Ref, want) {
+		if onDisk(m.State) && sameButCommit(m.Ref, want) {
 			p.log.Info("the hub could not be asked; the model that the machine has is used", "ref", m.Ref, "node", node)
 			return m.Ref
 		}

@@ -82,6 +82,7 @@ func build(ctx context.Context, c config, j *journal, ln net.Listener) (*Hive, e
 	if adopted+ended > 0 {
 		h.log.Info("found workers of a former hive", "adopted", adopted, "ended", ended)
 	}
+	h.modelsChanged() // what a former hive fetched
 	return h, nil
 }
 
