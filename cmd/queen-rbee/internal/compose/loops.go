@@ -292,6 +292,9 @@ func (q *Queen) expireFrames(ctx context.Context) error {
 
 // fleetChanged puts the registry's changes on the feed.
 func (q *Queen) fleetChanged(c registry.Change) {
+	if !q.bus.followed("") {
+		return
+	}
 	switch {
 	case c.Hive != nil:
 		q.bus.publish("", string(c.Kind), hiveRecord(q.reg.Snapshot(), c.Hive), false)
