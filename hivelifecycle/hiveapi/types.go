@@ -133,6 +133,7 @@ type Model struct {
 	Progress       float64    `json:"progress"`
 	ContextLength  int64      `json:"context_length,omitempty"`
 	Parameters     int64      `json:"parameters,omitempty"`
+	Layers         int        `json:"layers,omitempty"` // blocks, without the output layer
 	MemoryEstimate int64      `json:"memory_estimate,omitempty"`
 	Memory         Memory     `json:"memory,omitzero"`
 	Architecture   string     `json:"architecture,omitempty"`

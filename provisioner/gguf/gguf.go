@@ -82,6 +82,7 @@ func estimate(path string, weights int64) (info modelstore.Info, err error) {
 	meta, arch := f.Metadata(), f.Architecture()
 	info.Architecture, info.Quantization = meta.Architecture, meta.FileTypeDescriptor
 	info.ContextLength, info.Parameters = int(min(arch.MaximumContextLength, 1<<30)), int64(meta.Parameters)
+	info.Layers = int(min(arch.BlockCount, 1<<16))
 	info.Memory = provisioner.Memory{Weights: weights}
 	const small, large = 512, 4096
 	at := func(context int32) (kv, rest int64) {

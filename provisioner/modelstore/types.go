@@ -52,6 +52,7 @@ type Info struct {
 	Quantization  string             `json:"quantization,omitempty"`
 	ContextLength int                `json:"context_length,omitempty"`
 	Parameters    int64              `json:"parameters,omitempty"`
+	Layers        int                `json:"layers,omitempty"` // blocks, without the output layer
 	Memory        provisioner.Memory `json:"memory,omitzero"`
 }
 

@@ -66,7 +66,7 @@ func TestModelFromTheHub(t *testing.T) {
 	}
 	sum := sha256.Sum256(content)
 	mustEqual(t, "sha256", m.SHA256, hex.EncodeToString(sum[:]))
-	if m.Architecture != "llama" || m.ContextLength == 0 || m.Parameters == 0 || m.Memory.Weights == 0 {
+	if m.Architecture != "llama" || m.ContextLength == 0 || m.Layers == 0 || m.Parameters == 0 || m.Memory.Weights == 0 {
 		t.Errorf("the file's own words are missing: %+v", m)
 	}
 	code, body := h.raw(http.MethodGet, hiveapi.PathFiles+m.SHA256, "Bearer "+testToken, "")

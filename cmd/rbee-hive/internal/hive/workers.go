@@ -28,6 +28,9 @@ func (h *Hive) spawn(w http.ResponseWriter, r *http.Request) {
 		}
 		in.ModelPath = path
 	}
+	if m, ok := h.store.Model(in.ModelRef); ok {
+		in = engine.Fit(in, m, h.devices.list(r.Context()))
+	}
 	rec, err := h.sup.Start(r.Context(), in)
 	if err != nil {
 		h.log.Warn("a worker could not be started", "request", in, "error", err)

@@ -116,6 +116,15 @@ func (s *Store) Path(ctx context.Context, ref string) (string, error) {
 	return m.Path, nil
 }
 
+// Model is the record of a model that is here.
+func (s *Store) Model(ref string) (hiveapi.Model, bool) {
+	m, ok := s.ms.Get(Canonical(ref))
+	if !ok {
+		return hiveapi.Model{}, false
+	}
+	return s.model(m), true
+}
+
 // local says that a reference names something that lies on this machine or needs no file.
 func local(ref string) bool {
 	return strings.HasPrefix(ref, "file:") || strings.HasPrefix(ref, "sim:") || strings.HasPrefix(ref, "ollama:")
@@ -145,7 +154,7 @@ func Canonical(ref string) string {
 
 func (s *Store) model(m modelstore.Model) hiveapi.Model {
 	out := hiveapi.Model{Model: m.Ref, ModelRef: m.Ref, Node: s.node, State: hiveapi.ModelReady, Progress: 1, Path: m.Path, SizeBytes: m.SizeBytes, SHA256: m.SHA256,
-		Commit: m.Commit, Choice: m.Choice, Pinned: m.Pinned, LastUsedAt: m.LastUsed, ContextLength: int64(m.Info.ContextLength), Parameters: m.Info.Parameters,
+		Commit: m.Commit, Choice: m.Choice, Pinned: m.Pinned, LastUsedAt: m.LastUsed, ContextLength: int64(m.Info.ContextLength), Parameters: m.Info.Parameters, Layers: m.Info.Layers,
 		Architecture: m.Info.Architecture, Quantization: m.Info.Quantization, Memory: hiveapi.Memory(m.Info.Memory)}
 	if c, err := sim.ParseRef(m.Ref); err == nil {
 		out.MemoryEstimate, out.ContextLength = c.Memory, int64(c.Context)
