@@ -78,6 +78,7 @@ func (w *worker) lives(p *process) (left bool) {
 		}
 		w.update(func(r *Worker) {
 			r.State, r.Message, r.ErrorCode, r.Progress, r.SlotsFree = hiveapi.WorkerLoading, v.message, v.code, 0, 0
+			r.Restarting = false
 			if !v.port {
 				r.Restarts++
 			}
@@ -112,7 +113,6 @@ func (w *worker) pause(v verdict, inARow int) bool {
 	}
 	t := time.NewTimer(wait)
 	defer t.Stop()
-	defer w.update(func(r *Worker) { r.Restarting = false })
 	select {
 	case <-t.C:
 		return false
