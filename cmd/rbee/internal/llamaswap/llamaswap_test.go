@@ -96,11 +96,12 @@ func TestRefused(t *testing.T) {
 		"":          "no models",
 		"a: [":      "no llama-swap configuration",
 		"models: 5": "no llama-swap configuration",
-		"models: {a: {cmd: 'x ${nope} --port ${PORT}'}}":                             "${nope} is not defined",
-		"macros: {a: '${b}', b: '${a}x'}\nmodels: {m: {cmd: '${a}'}}":                "without end",
-		"models: {a: {cmd: \"x --port ${PORT} -m '/m\"}}":                            "quote is not closed",
-		"models: {a: {cmd: '# nothing'}}":                                            "cmd is empty",
-		"models: {a: {cmd: 'llama-server --port ${PORT} -m /m', env: ['no-equal']}}": "KEY=VALUE",
+		"models: {a: {cmd: 'x ${nope} --port ${PORT}'}}":                                      "${nope} is not defined",
+		"macros: {a: '${b}', b: '${a}x'}\nmodels: {m: {cmd: '${a}'}}":                         "without end",
+		"macros: {a: '${a}${a}${a}${a}${a}${a}${a}${a}${a}${a}'}\nmodels: {m: {cmd: '${a}'}}": "64 KiB",
+		"models: {a: {cmd: \"x --port ${PORT} -m '/m\"}}":                                     "quote is not closed",
+		"models: {a: {cmd: '# nothing'}}":                                                     "cmd is empty",
+		"models: {a: {cmd: 'llama-server --port ${PORT} -m /m', env: ['no-equal']}}":          "KEY=VALUE",
 	} {
 		if _, _, err := Import([]byte(text)); err == nil || !strings.Contains(err.Error(), part) {
 			t.Errorf("%q: %v, want %q", text, err, part)

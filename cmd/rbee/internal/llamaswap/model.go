@@ -115,6 +115,9 @@ func (im *importer) expander(name string, m model) func(string) (string, error) 
 			if next == s {
 				return s, nil
 			}
+			if len(next) > 64<<10 {
+				return "", fmt.Errorf("the macros make a text of more than 64 KiB")
+			}
 			s = next
 		}
 		return "", fmt.Errorf("the macros refer to each other without end")
