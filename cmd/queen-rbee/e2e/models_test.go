@@ -61,7 +61,7 @@ func TestPullThenChat(t *testing.T) {
 	if m.Estimate < m.Size || m.Estimate >= 1<<30 {
 		t.Errorf("memory estimate %d of a model of %d bytes: not from its metadata", m.Estimate, m.Size)
 	}
-	if out, _, _ := q.rbee("show", "stories"); !strings.Contains(out, hub.commit) || !strings.Contains(out, "ready") {
+	if out, _, _ := q.rbee("show", "stories"); !strings.Contains(out, hub.commit) || !strings.Contains(out, "ready") || !strings.Contains(out, "the only one there is") {
 		t.Errorf("show: %q", out)
 	}
 
@@ -347,4 +347,24 @@ func TestDiskFullSaysWhatToFree(t *testing.T) {
 	}
 	t.Logf("%s", errOut)
 	q.json("POST", "/v1/completions", `{"model":"demo","prompt":"go","max_tokens":2}`, nil, 200)
+}
+
+func TestAHiveGivesAModelToAnother(t *testing.T) {
+	hub := newHub(t, "tiny/big", "big-q8_0.gguf", bigModel(3*chunk))
+	q := start(t, "hives: [{name: one, mode: local}, {name: two, mode: local}]\nmodels: {big: {ref: \"hf:tiny/big\"}}\n")
+	if _, e, code := q.rbee("pull", "big", "--hive", "one"); code != 0 {
+		t.Fatalf("pull from the hub: %d %q", code, e)
+	}
+	before, _ := hub.downloads(0)
+	if _, e, code := q.rbee("pull", "big", "--hive", "two"); code != 0 {
+		t.Fatalf("pull from the other hive: %d %q", code, e)
+	}
+	if after, _ := hub.downloads(0); after != before {
+		t.Errorf("the hub served content %d times for the first hive and %d more for the second", before, after-before)
+	}
+	var list struct{ Models []modelRecord }
+	q.json("GET", "/v2/models/list", nil, &list, 200)
+	if len(list.Models) != 2 || list.Models[0].SHA256 != list.Models[1].SHA256 || list.Models[1].State != "ready" || list.Models[1].Node != "two" {
+		t.Errorf("models %+v", list.Models)
+	}
 }

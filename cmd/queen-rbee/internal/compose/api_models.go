@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"github.com/queen-rbee/queen-rbee/httpserver"
 	"github.com/queen-rbee/queen-rbee/provisioner"
 	"github.com/queen-rbee/queen-rbee/registry"
+	"github.com/queen-rbee/queen-rbee/retry"
 	"github.com/queen-rbee/queen-rbee/scheduler"
 )
 
@@ -138,7 +140,7 @@ func (c *catalog) Union(ctx context.Context) ([]httpserver.Model, error) {
 			m.State, m.Node = "ready", strings.Join(e.Nodes, ",")
 		}
 		for _, h := range there {
-			if (h.Model == e.Name || h.ModelRef == e.Ref) && furthest(h.State) > furthest(m.State) {
+			if (h.Model == e.Name || h.ModelRef == e.Ref) && furthest(h.State) >= furthest(m.State) {
 				m.State, m.Progress, m.Message = h.State, h.Progress, h.Message
 			}
 		}
@@ -247,7 +249,10 @@ func (a *modelsAPI) Evict(ctx context.Context, node, ref string) error {
 }
 
 // provHives lets the provisioner speak to the hives.
-type provHives struct{ f *fleet }
+type provHives struct {
+	f      *fleet
+	listen func(ctx context.Context, node string) (l net.Listener, release func(), err error) // on the loopback of a hive's machine
+}
 
 var _ provisioner.Hives = (*provHives)(nil)
 
@@ -290,14 +295,27 @@ func (p *provHives) Provision(ctx context.Context, node string, spec provisioner
 	if err != nil {
 		return provisioner.Model{}, err
 	}
+	req := p.request(node, spec)
+	if len(spec.Peers) > 0 {
+		sources, closeDoor, err := p.lend(ctx, node, spec.Peers)
+		if err != nil {
+			p.f.log.Warn("the hives that have the model can't lend it; it comes from its source", "ref", spec.Ref, "node", node, "error", err)
+		}
+		defer closeDoor()
+		req.Sources = sources
+	}
 	var id string
-	m, err := link.client.Provision(ctx, p.request(node, spec), func(h hiveapi.Progress) {
+	m, err := link.client.Provision(ctx, req, func(h hiveapi.Progress) {
 		id = h.ID
 		progress(progressOf(node, h))
 	})
 	if err != nil {
 		if id != "" && errors.Is(context.Cause(ctx), provisioner.ErrCancelled) {
 			p.cancelled(link, id)
+		}
+		var verdict *hiveapi.Error
+		if errors.As(err, &verdict) && verdict.Name != "SHUTTING_DOWN" {
+			err = retry.Permanent(err) // the hive has tried again itself
 		}
 		return provisioner.Model{}, err
 	}

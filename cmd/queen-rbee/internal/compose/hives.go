@@ -1,6 +1,7 @@
 package compose
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -255,7 +256,7 @@ func models(list []hiveapi.Model) []registry.Model {
 	out := make([]registry.Model, len(list))
 	for i, m := range list {
 		out[i] = registry.Model{Ref: m.ModelRef, State: string(m.State), SizeBytes: m.SizeBytes, SHA256: m.SHA256, Progress: m.Progress,
-			ContextLength: int(m.ContextLength), Parameters: m.Parameters, Memory: m.MemoryEstimate, Message: m.Message}
+			ContextLength: int(m.ContextLength), Parameters: m.Parameters, Memory: m.MemoryEstimate, Message: cmp.Or(m.Message, m.Choice)}
 	}
 	return out
 }

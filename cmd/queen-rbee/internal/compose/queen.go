@@ -192,7 +192,7 @@ func (q *Queen) newFleet(ctx context.Context) (err error) {
 	for name, m := range q.cfg.Models {
 		entries = append(entries, modelEntry(name, m))
 	}
-	q.prov, err = provisioner.New(ctx, &provHives{q.fleet}, q.stores.models, provisioner.Options{Entries: entries, Aliases: q.cfg.Aliases, Logger: q.log,
+	q.prov, err = provisioner.New(ctx, &provHives{f: q.fleet, listen: q.listenNear}, q.stores.models, provisioner.Options{Entries: entries, Aliases: q.cfg.Aliases, Logger: q.log,
 		Token: hubToken, Retry: q.retry.Do, Pin: newModelHub().pin, Inspect: inspect})
 	if err != nil {
 		return err
