@@ -9,6 +9,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/queen-rbee/queen-rbee/cmd/queen-rbee/internal/config"
@@ -28,9 +29,10 @@ func modelEntry(name string, m config.Model) provisioner.Entry {
 
 // catalog resolves names and lists models: those that can be loaded and those that external servers have.
 type catalog struct {
-	f     *fleet
-	prov  *provisioner.Provisioner
-	since time.Time
+	f       *fleet
+	prov    *provisioner.Provisioner
+	since   time.Time
+	aliases atomic.Pointer[map[string]string] // as configured
 }
 
 var _ httpserver.Catalog = (*catalog)(nil)
@@ -52,7 +54,13 @@ func (c *catalog) resolve(name string) (provisioner.Entry, error) {
 // needs tells the scheduler what loading each model would take.
 func (c *catalog) needs(*registry.Snapshot) map[string]scheduler.Need {
 	out := map[string]scheduler.Need{}
-	for _, e := range c.prov.Entries() {
+	list := c.prov.Entries()
+	for alias := range *c.aliases.Load() { // one that names a reference is a model of its own
+		if e, err := c.prov.Resolve(alias); err == nil && e.Name == alias {
+			list = append(list, e)
+		}
+	}
+	for _, e := range list {
 		n := c.prov.Need(e.Ref, e.Slots, e.Context)
 		out[e.Name] = scheduler.Need{Memory: n.Memory, LoadBytes: n.LoadBytes, LoadTime: n.LoadTime, Slots: n.Slots, Devices: n.Devices,
 			Workers: e.Workers, TTL: e.TTL, Pin: e.Pin}

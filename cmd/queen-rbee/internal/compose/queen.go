@@ -200,6 +200,7 @@ func (q *Queen) newFleet(ctx context.Context) (err error) {
 	q.links.learn = func(node string, m hiveapi.Model) { q.prov.Learn(hiveModel(node, m)) }
 	q.fleet.prov = q.prov
 	q.catalog = &catalog{f: q.fleet, prov: q.prov, since: time.Now()}
+	q.catalog.aliases.Store(&q.cfg.Aliases)
 	q.src.needs = q.catalog.needs
 	q.src.ejected = func(id string) bool { _, out := q.mon.Ejected(id); return out }
 	q.src.pool = q.mon.Pool
@@ -419,6 +420,7 @@ func (q *Queen) Reload(ctx context.Context, cfg *config.Config) error {
 	if err := q.prov.Configure(ctx, entries, cfg.Aliases); err != nil {
 		return err
 	}
+	q.catalog.aliases.Store(&cfg.Aliases)
 	for name, l := range cfg.Limits {
 		if name == "default" {
 			continue

@@ -68,6 +68,9 @@ func (s *submitter) Submit(ctx context.Context, r *httpserver.Request) (httpserv
 		if errors.As(err, &dup) {
 			return s.attach(ctx, dup.First.ID)
 		}
+		if r.IdempotencyKey != "" && errors.Is(err, queue.ErrConflict) {
+			return nil, &codedError{code: "CONFLICT", msg: "this Idempotency-Key was used with another request: take a new key, or send the same request again"}
+		}
 		return nil, err
 	}
 	return &job{s: s, id: id, h: h, limits: limitHeaders(grant.Remaining())}, nil
