@@ -17,6 +17,7 @@ require (
 	github.com/json-iterator/go v1.1.12 // indirect
 	github.com/modern-go/concurrent v0.0.0-20180306012644-bacd9c7ef1dd // indirect
 	github.com/modern-go/reflect2 v1.0.2 // indirect
+	github.com/queen-rbee/queen-rbee/eviction v0.1.0
 	github.com/smallnest/ringbuffer v0.0.0-20241116012123-461381446e3d // indirect
 	golang.org/x/crypto v0.29.0 // indirect
 	golang.org/x/exp v0.0.0-20241108190413-2d47ceb2692f // indirect
@@ -33,3 +34,5 @@ replace (
 	github.com/queen-rbee/queen-rbee/provisioner => ../../provisioner
 	github.com/queen-rbee/queen-rbee/provisioner/gguf => ../../provisioner/gguf
 )
+
+replace github.com/queen-rbee/queen-rbee/eviction => ../../eviction

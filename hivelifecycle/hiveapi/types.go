@@ -185,6 +185,8 @@ type Progress struct {
 	ID         string     `json:"id"`
 	ModelRef   string     `json:"model_ref"`
 	State      ModelState `json:"state"`
+	Phase      string     `json:"phase,omitempty"` // resolving, downloading or verifying, while the state is downloading
+	File       string     `json:"file,omitempty"`
 	BytesDone  int64      `json:"bytes_done"`
 	BytesTotal int64      `json:"bytes_total"`
 	Rate       float64    `json:"bytes_per_second,omitempty"`

@@ -1,6 +1,7 @@
 package compose
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"os"
@@ -67,7 +68,7 @@ func hiveModel(node string, m hiveapi.Model) provisioner.Model {
 }
 
 func progressOf(node string, h hiveapi.Progress) provisioner.Progress {
-	return provisioner.Progress{ID: h.ID, Node: node, Ref: h.ModelRef, State: provisioner.DownloadState(h.State), BytesDone: h.BytesDone,
+	return provisioner.Progress{ID: h.ID, Node: node, Ref: h.ModelRef, State: provisioner.DownloadState(cmp.Or(h.Phase, string(h.State))), File: h.File, BytesDone: h.BytesDone,
 		BytesTotal: h.BytesTotal, Rate: h.Rate, ETASeconds: h.ETASeconds, Message: h.Message, Code: h.Code, At: time.Now()}
 }
 

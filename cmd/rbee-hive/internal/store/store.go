@@ -35,7 +35,7 @@ type Store struct {
 // Open opens the store in dir.
 func Open(dir, node string, o Options) (*Store, error) {
 	ms, err := modelstore.Open(dir, modelstore.Options{Logger: o.Logger, HFEndpoint: o.HFEndpoint, AllowURLs: o.AllowURLs, Allow: o.AllowHosts,
-		Budget: o.Budget, Inspect: gguf.Inspect})
+		Budget: o.Budget, Inspect: gguf.Inspect, Evictor: makeRoom})
 	if err != nil {
 		return nil, err
 	}
@@ -78,7 +78,7 @@ func (s *Store) Provision(ctx context.Context, r hiveapi.ProvisionRequest, progr
 	defer cancel()
 	for p := range job.Events(ectx) {
 		if !p.State.Final() {
-			progress(hiveapi.Progress{State: hiveapi.ModelDownloading, BytesDone: p.BytesDone, BytesTotal: p.BytesTotal, Rate: p.Rate, ETASeconds: p.ETA.Seconds(), Message: message(p)})
+			progress(hiveapi.Progress{State: hiveapi.ModelDownloading, Phase: string(p.State), File: p.File, BytesDone: p.BytesDone, BytesTotal: p.BytesTotal, Rate: p.Rate, ETASeconds: p.ETA.Seconds(), Message: message(p)})
 		}
 	}
 	m, err := job.Wait(ctx)

@@ -223,7 +223,7 @@ func barText(d download, width int) string {
 		if d.ETA > 0 && part < 1 {
 			parts = append(parts, (time.Duration(d.ETA)*time.Second).String()+" left")
 		}
-	} else if d.Message != "" {
+	} else if d.Message != "" && d.Message != d.State {
 		parts = append(parts, d.Message)
 	}
 	return strings.Join(parts, "  ")
