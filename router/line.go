@@ -35,9 +35,10 @@ func (r *Router) lineUp(t *task, front bool) bool {
 	r.shuffled = r.shuffled || len(r.line) > 1
 	t.pos = at + 1
 	t.told = t.pos
+	pos := t.pos // positions writes both
 	r.mu.Unlock()
 	if s := t.opened(); s != nil {
-		s.Queued(t.told)
+		s.Queued(pos)
 	}
 	return true
 }
