@@ -59,12 +59,13 @@ func insideFleet(t *testing.T, n fleetNet) {
 	for i := 1; i <= 2; i++ {
 		f.hosts[i] = newMachine(t, n, i)
 	}
-	f.queen = start(t, "hives: []\nssh: {key_dir: "+filepath.Dir(filepath.Dir(f.hosts[1].dir))+"}\nmodels:\n  demo: {ref: \"sim:demo\"}\n  slow: {ref: \"sim:slow?itl=50ms&slots=64\"}\n")
+	f.queen = start(t, "hives: []\nssh: {key_dir: "+filepath.Dir(filepath.Dir(f.hosts[1].dir))+"}\nmodels:\n  demo: {ref: \"sim:demo?slots=256\"}\n  slow: {ref: \"sim:slow?itl=50ms&slots=64\"}\n")
 	for _, step := range []struct {
 		name string
 		run  func(*testing.T)
 	}{
-		{"BadInput", f.badInput}, {"Fault15AuthenticationFails", f.authFails}, {"AddBoth", f.addBoth}, {"Fault16HostKeyChanged", f.keyChanged},
+		{"BadInput", f.badInput}, {"Fault15AuthenticationFails", f.authFails}, {"ReadOnlyHome", f.readOnly},
+		{"AddBoth", f.addBoth}, {"Fault16HostKeyChanged", f.keyChanged},
 		{"Fault11NameFails", f.nameFails}, {"Fault17ManyAtOnce", f.many}, {"Fault22Duplicate", f.duplicate}, {"LogsAndDrain", f.logsAndDrain},
 		{"Fault02QueenRestarts", f.queenRestarts}, {"Fault03HiveCrashes", f.hiveCrashes}, {"SSHDDies", f.sshdDies},
 		{"Fault09CutHeals", f.cutHeals}, {"Fault08Fault10Cuts", f.cuts}, {"Upgrade", f.upgrade}, {"Remove", f.remove},
@@ -165,12 +166,28 @@ func (f *theFleet) authFails(t *testing.T) {
 	}
 }
 
+// readOnly: a home that can't be written to is told of, and nothing is left behind.
+func (f *theFleet) readOnly(t *testing.T) {
+	m := f.hosts[1]
+	remount := func(how string) {
+		command(t, fmt.Sprintf("nsenter -t %d -m mount -o remount,bind,%s %s", m.cmd.Process.Pid, how, rootHome()))
+	}
+	remount("ro")
+	f.refused(t, map[string]any{"node_name": "gpu1", "mode": "network", "ssh_host": address(1), "ssh_user": "root", "ssh_key_path": m.key,
+		"host_key": m.fingerprint}, 502, "writable")
+	remount("rw")
+	if s := f.hiveStatus(1); s != "" {
+		t.Errorf("the hive was kept as %s", s)
+	}
+}
+
 func (f *theFleet) addBoth(t *testing.T) {
+	before := strings.Count(f.hosts[1].log(), "Accepted")
 	_, errOut, code := f.add(1)
 	if code != 1 || !strings.Contains(errOut, f.hosts[1].fingerprint) || !strings.Contains(errOut, "--host-key") {
 		t.Fatalf("unknown host key: exit %d: %s", code, errOut)
 	}
-	if strings.Contains(f.hosts[1].log(), "Accepted") {
+	if strings.Count(f.hosts[1].log(), "Accepted") != before {
 		t.Fatal("the unknown machine was logged in to")
 	}
 	begun := time.Now()

@@ -35,7 +35,7 @@ func command(t *testing.T, line string) string {
 func newFleetNet(t *testing.T) fleetNet {
 	t.Helper()
 	need(t, os.Getuid() == 0, "root for network namespaces")
-	for _, tool := range []string{"ip", "iptables", "ssh-keygen", "/usr/sbin/sshd"} {
+	for _, tool := range []string{"ip", "iptables", "nsenter", "ssh-keygen", "/usr/sbin/sshd"} {
 		_, err := exec.LookPath(tool)
 		need(t, err == nil, tool)
 	}

@@ -60,8 +60,13 @@ func (a *hivesAPI) Add(ctx context.Context, n httpserver.NewHive) (httpserver.Hi
 		return httpserver.Hive{}, err
 	}
 	if err := a.start(ctx, n.NodeName); err != nil {
-		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 20*time.Second)
 		defer cancel()
+		if _, up := a.f.manager.Endpoint(n.NodeName); up { // it came up too late to be heard
+			if err := a.f.manager.Remove(last, n.NodeName, hivelifecycle.RemoveOptions{}); err != nil {
+				a.f.log.Warn("a hive that was not added may still run", "node", n.NodeName, "error", err)
+			}
+		}
 		a.f.manager.Forget(n.NodeName)
 		a.f.links.forget(n.NodeName)
 		return httpserver.Hive{}, errors.Join(err, a.f.reg.Remove(last, n.NodeName))
