@@ -15,6 +15,8 @@ type Journal interface {
 	Append(ctx context.Context, job string, seq uint64, meta uint32, data []byte) error
 	// Buffer adds a frame that a crash of the process may lose for at most 100 ms. Readers see it at once.
 	Buffer(job string, seq uint64, meta uint32, data []byte) error
+	// Flush ends the time in which a crash may lose what was buffered before.
+	Flush() error
 	// Read calls fn for every frame after the given sequence number that exists now. data is valid during the call
 	// and not to be changed. An error of fn ends the reading and is returned. A position beyond the end is ErrDiverged.
 	Read(ctx context.Context, job string, after uint64, fn func(seq uint64, meta uint32, data []byte) error) error
@@ -124,6 +126,9 @@ func (m *MemoryJournal) Buffer(job string, seq uint64, meta uint32, data []byte)
 	}
 	return nil
 }
+
+// Flush implements Journal.
+func (m *MemoryJournal) Flush() error { return nil }
 
 // OutOfOrder is the ErrDiverged of a frame that does not follow the last one.
 func OutOfOrder(job string, seq, last uint64) error {

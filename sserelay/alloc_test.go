@@ -71,7 +71,7 @@ func relay(tb testing.TB, n int, detached bool, v View, o CopyOptions, body io.R
 	}
 	done := make(chan error, 1)
 	w := &sink{h: http.Header{}}
-	r := s.join()
+	r := s.join(false)
 	go func() { done <- s.Serve(ctx, w, v) }()
 	for s.Readers() < 2 {
 		runtime.Gosched()

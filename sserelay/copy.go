@@ -267,9 +267,7 @@ func (c *copier) header() error {
 	if status == 0 {
 		status = 200
 	}
-	head := fmt.Appendf(nil, `{"status":%d,"content_type":`, status)
-	head = append(quote(head, c.o.ContentType), '}', '\n')
-	return c.emit(newMeta(KindBody, c.o.Protocol, flagHeader, 0), head)
+	return c.emit(newMeta(KindBody, c.o.Protocol, flagHeader, 0), appendHeader(nil, status, c.o.ContentType))
 }
 
 // pieces relays a body that is no event stream.
@@ -343,6 +341,9 @@ func (c *copier) begin() error {
 func (c *copier) flush() {
 	if c.dirty {
 		c.dirty, c.batch = false, 0
+		if !c.s.o.Detached && c.s.watched() { // a detached one's frames are appended, not buffered
+			c.s.hub.flush()
+		}
 		c.s.flush()
 	}
 }

@@ -76,3 +76,9 @@ type Journal interface {
 	// Read passes the stored frames with a number above after.
 	Read(ctx context.Context, job string, after uint64, fn func(seq uint64, meta uint32, data []byte) error) error
 }
+
+// Flusher is a Journal that can be told not to keep what was buffered any longer: it is called before each write to a
+// reader, so that a sudden death takes next to nothing that a reader has seen.
+type Flusher interface {
+	Flush() error
+}

@@ -58,6 +58,7 @@ type StreamOptions struct {
 // Hub holds the live streams of a process. Its methods may be called from any goroutine.
 type Hub struct {
 	journal Journal
+	flusher Flusher // the journal, if it is one
 	o       Options
 	mu      sync.Mutex
 	streams map[string]*Stream
@@ -70,7 +71,8 @@ func NewHub(j Journal, o Options) *Hub {
 	if j == nil {
 		j = NewMemoryJournal(MemoryOptions{})
 	}
-	return &Hub{journal: j, o: o, streams: make(map[string]*Stream)}
+	f, _ := j.(Flusher)
+	return &Hub{journal: j, flusher: f, o: o, streams: make(map[string]*Stream)}
 }
 
 // Open starts the stream of a job, or with Recovered goes on with the one in the journal. It returns ErrExists
@@ -136,6 +138,16 @@ func (h *Hub) Replay(ctx context.Context, job string) (*Stream, error) {
 		close(s.done)
 	}
 	return s, nil
+}
+
+// flush lets go of what the journal keeps.
+func (h *Hub) flush() {
+	if h.flusher == nil {
+		return
+	}
+	if err := h.flusher.Flush(); err != nil {
+		h.o.Logger.Warn("events kept back by the journal", "error", err)
+	}
 }
 
 // forget drops a finished stream from memory.

@@ -64,7 +64,7 @@ func (s *Stream) flush() {
 	s.mu.Lock()
 	sv := s.borrow()
 	if sv == nil {
-		s.wake()
+		s.wake(true)
 	}
 	s.mu.Unlock()
 	if sv == nil {
@@ -75,7 +75,7 @@ func (s *Stream) flush() {
 	sv.lent = false
 	if done || err != nil {
 		sv.gone, sv.result = true, err
-		s.wake()
+		s.wake(true)
 	}
 	s.mu.Unlock()
 	sv.own.Unlock()

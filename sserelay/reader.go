@@ -11,6 +11,7 @@ import (
 type reader struct {
 	pos      uint64 // next frame it wants; guarded by the stream's mu
 	wake     chan struct{}
+	whole    bool          // it wants the whole answer, and has shown nobody any of it
 	sv       *server       // its server while the writer may use it; guarded by mu
 	patience time.Duration // how long the writer still waits for it; guarded by mu
 }
@@ -22,10 +23,10 @@ type progress struct {
 }
 
 // join adds a reader at the first frame.
-func (s *Stream) join() *reader {
+func (s *Stream) join(whole bool) *reader {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	r := &reader{pos: 1, wake: make(chan struct{}, 1), patience: patience}
+	r := &reader{pos: 1, wake: make(chan struct{}, 1), whole: whole, patience: patience}
 	s.readers = append(s.readers, r)
 	if s.idleShut {
 		s.idle, s.idleShut = make(chan struct{}), false

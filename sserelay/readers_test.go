@@ -148,7 +148,7 @@ func TestHubLifetime(t *testing.T) {
 		if _, err := h.Open(t.Context(), "j1", StreamOptions{}); !errors.Is(err, ErrExists) {
 			t.Fatal(err)
 		}
-		r := s.join()
+		r := s.join(false)
 		if err := s.Fail(t.Context(), "CANCELLED", "bye"); err != nil {
 			t.Fatal(err)
 		}

@@ -211,7 +211,7 @@ func TestHeadersAreHeldThenPinged(t *testing.T) {
 func TestIdleFollowsTheReaders(t *testing.T) {
 	s := open(t, nil, "j1", StreamOptions{})
 	idle := s.Idle()
-	a, b := s.join(), s.join()
+	a, b := s.join(false), s.join(false)
 	s.leave(a)
 	select {
 	case <-idle:
@@ -220,7 +220,7 @@ func TestIdleFollowsTheReaders(t *testing.T) {
 	}
 	s.leave(b)
 	<-idle
-	c := s.join()
+	c := s.join(false)
 	select {
 	case <-s.Idle():
 		t.Fatal("idle after a reader came back")

@@ -18,7 +18,7 @@ type Answer struct {
 // answer of the same protocol as the worker wrote it, else one put together from the frames. A stream that failed
 // gives its *Error. The caller counts as a reader until Result returns.
 func (s *Stream) Result(ctx context.Context, v View) (*Answer, error) {
-	r := s.join()
+	r := s.join(true)
 	defer s.leave(r)
 	g := s.newGatherer(v)
 	for {
@@ -53,8 +53,8 @@ type gatherer struct {
 	body    []byte
 	choices []*gathered
 	first   ident
-	worker  string
-	node    string
+	started []byte // the first Started frame, which tells the identity
+	latest  []byte // the last one, which tells the worker
 	result  Result
 	closed  bool
 	failed  *Error
@@ -103,9 +103,11 @@ func (g *gatherer) wants(p Protocol) bool {
 func (g *gatherer) take(_ uint64, m Meta, data []byte) bool {
 	switch m.Kind() {
 	case KindStarted:
-		g.note(m, data)
+		if g.started == nil {
+			g.started = append(g.started, data...)
+		}
+		g.latest = append(g.latest[:0], data...)
 		g.refusal = nil // another worker took the job
-		g.worker, g.node = unquote(member(data, "worker_id")), unquote(member(data, "node"))
 	case KindBody:
 		if m.has(flagRefusal) {
 			if g.wants(m.Protocol()) {
@@ -207,6 +209,9 @@ func (g *gatherer) answer() *Answer {
 			a.Header.Set("Content-Type", g.whole.ContentType)
 		}
 		return a
+	}
+	if g.started != nil {
+		g.note(newMeta(KindStarted, None, 0, 0), g.started)
 	}
 	if len(g.choices) == 0 {
 		g.at(0)
@@ -317,8 +322,8 @@ func (g *gatherer) native() []byte {
 	c := g.choices[0]
 	b := quote([]byte(`{"job_id":`), g.job)
 	b = quote(append(b, `,"model":`...), g.model)
-	b = quote(append(b, `,"worker_id":`...), g.worker)
-	b = quote(append(b, `,"node":`...), g.node)
+	b = quote(append(b, `,"worker_id":`...), unquote(member(g.latest, "worker_id")))
+	b = quote(append(b, `,"node":`...), unquote(member(g.latest, "node")))
 	b = quoted(append(b, `,"text":`...), c.text)
 	if len(c.reasoning) > 0 || len(c.calls.list) > 0 || len(g.choices) > 1 {
 		b = append(b, `,"messages":[`...)

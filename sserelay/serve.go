@@ -43,7 +43,7 @@ type server struct {
 // that the caller can answer with a status; a later one is told in-band and Serve returns nil. ErrSlowReader means
 // that the reader was cut, ErrAborted that the caller must cut the connection, any other error that the reader has gone.
 func (s *Stream) Serve(ctx context.Context, w http.ResponseWriter, v View) error {
-	r := s.join()
+	r := s.join(false)
 	defer s.leave(r)
 	skip, err := parseLastEventID(v.LastEventID)
 	if err != nil {

@@ -119,8 +119,8 @@ func (s *Stream) Frames() uint64 {
 	return s.next - 1
 }
 
-// emit takes in one frame: for a detached stream first into the journal, then to the readers; for an attached one
-// the other way round. The caller holds wmu. wake is false when more frames follow at once.
+// emit takes in one frame, first into the journal, then to the readers. For a detached stream a frame that can't be
+// journalled is an error; an attached one goes on without. The caller holds wmu. wake is false when more frames follow at once.
 func (s *Stream) emit(ctx context.Context, m Meta, data []byte, wake bool) error {
 	if s.ended || s.replay {
 		return ErrEnded
@@ -140,17 +140,35 @@ func (s *Stream) emit(ctx context.Context, m Meta, data []byte, wake bool) error
 			s.hub.o.Logger.Error("terminal event not journalled", "job_id", s.id, "error", err)
 		}
 	}
-	s.publish(m, data, wake)
-	if first {
-		return nil
+	if !first {
+		s.buffer(seq, m, data, wake)
 	}
+	s.publish(m, data, wake)
+	return nil
+}
+
+// buffer journals a frame of an attached stream, whose readers get it whatever happens to the journal.
+func (s *Stream) buffer(seq uint64, m Meta, data []byte, wake bool) {
 	if err := s.hub.journal.Buffer(s.id, seq, uint32(m), data); err != nil {
 		s.hub.o.Logger.Warn("event not journalled", "job_id", s.id, "error", err)
 		if s.hub.o.OnJournal != nil {
 			s.hub.o.OnJournal(s.id, err)
 		}
+	} else if wake && s.watched() {
+		s.hub.flush()
 	}
-	return nil
+}
+
+// watched reports whether somebody passes on what comes at once.
+func (s *Stream) watched() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range s.readers {
+		if !r.whole {
+			return true
+		}
+	}
+	return false
 }
 
 // publish puts a frame in front of the readers.
@@ -168,7 +186,7 @@ func (s *Stream) publish(m Meta, data []byte, wake bool) {
 		s.finish(m, data)
 	}
 	if wake || m.Terminal() {
-		s.wake()
+		s.wake(m.Kind() != KindStarted)
 	}
 }
 
@@ -218,9 +236,12 @@ func (s *Stream) expireLater() {
 	})
 }
 
-// wake tells the readers that there is something; mu is held.
-func (s *Stream) wake() {
+// wake tells the readers that there is something; those who want the whole answer only when it is for them. mu is held.
+func (s *Stream) wake(whole bool) {
 	for _, r := range s.readers {
+		if r.whole && !whole {
+			continue
+		}
 		select {
 		case r.wake <- struct{}{}:
 		default:

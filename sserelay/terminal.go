@@ -4,10 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"strconv"
 	"time"
 )
 
-// startedEvent, endEvent and failEvent are the contract's events as they are journalled.
+// startedEvent and failEvent are the contract's events as they are journalled.
 type startedEvent struct {
 	Job     string `json:"job_id"`
 	Model   string `json:"model"`
@@ -18,14 +19,6 @@ type startedEvent struct {
 	Created int64  `json:"created,omitempty"`
 }
 
-type endEvent struct {
-	Output int    `json:"tokens_out"`
-	Prompt int    `json:"prompt_tokens"`
-	Cached int    `json:"cached_tokens"`
-	Decode int64  `json:"decode_time_ms"`
-	Reason string `json:"stop_reason"`
-}
-
 type failEvent struct {
 	Code    string `json:"code"`
 	Message string `json:"message"`
@@ -34,12 +27,39 @@ type failEvent struct {
 const stamp = "2006-01-02T15:04:05.000Z07:00"
 
 func decodeEnd(data []byte) Result {
-	var e endEvent
-	if json.Unmarshal(data, &e) != nil {
+	var r Result
+	ok := eachField(data, func(k, v []byte) bool {
+		switch string(k) {
+		case "tokens_out":
+			r.OutputTokens = number(v)
+		case "prompt_tokens":
+			r.PromptTokens = number(v)
+		case "cached_tokens":
+			r.CachedTokens = number(v)
+		case "decode_time_ms":
+			r.Decode = time.Duration(number(v)) * time.Millisecond
+		case "stop_reason":
+			r.Finish = reasonOf(v)
+		}
+		return true
+	})
+	if !ok {
 		return Result{Finish: "stop"}
 	}
-	return Result{Finish: e.Reason, PromptTokens: e.Prompt, CachedTokens: e.Cached, OutputTokens: e.Output,
-		Decode: time.Duration(e.Decode) * time.Millisecond}
+	return r
+}
+
+// reasonOf decodes a finish reason; the usual ones cost nothing.
+func reasonOf(raw []byte) string {
+	switch string(raw) {
+	case `"stop"`:
+		return "stop"
+	case `"length"`:
+		return "length"
+	case `"tool_calls"`:
+		return "tool_calls"
+	}
+	return unquote(raw)
 }
 
 func decodeFailure(data []byte) *Error {
@@ -58,16 +78,13 @@ func (s *Stream) Started(ctx context.Context, workerID, node string, attempt int
 	if created == 0 {
 		created = s.o.Created.Unix()
 	}
-	data, err := json.Marshal(startedEvent{Job: s.id, Model: s.o.Model, Worker: workerID, Node: node, Attempt: attempt,
-		At: time.Now().UTC().Format(stamp), Created: created})
-	if err != nil {
-		return err
-	}
+	e := startedEvent{Job: s.id, Model: s.o.Model, Worker: workerID, Node: node, Attempt: attempt, Created: created}
+	data := e.append(make([]byte, 0, 256))
 	s.mu.Lock()
 	s.worker, s.node = workerID, node
 	s.ephemeral.queued = 0
 	s.mu.Unlock()
-	s.state.noteStarted(data)
+	s.state.noteAttempt(&e)
 	return s.emit(ctx, newMeta(KindStarted, None, 0, 0), data, true)
 }
 
@@ -76,11 +93,29 @@ func (st *writerState) noteStarted(data []byte) (worker, node string) {
 	if json.Unmarshal(data, &e) != nil {
 		return "", ""
 	}
+	st.noteAttempt(&e)
+	return e.Worker, e.Node
+}
+
+func (st *writerState) noteAttempt(e *startedEvent) {
 	if !st.started {
 		st.started, st.model, st.created = true, e.Model, e.Created
 	}
 	st.attempt = e.Attempt
-	return e.Worker, e.Node
+}
+
+// append writes the event, at this moment.
+func (e *startedEvent) append(b []byte) []byte {
+	b = quote(append(b, `{"job_id":`...), e.Job)
+	b = quote(append(b, `,"model":`...), e.Model)
+	b = quote(append(b, `,"worker_id":`...), e.Worker)
+	b = quote(append(b, `,"node":`...), e.Node)
+	b = strconv.AppendInt(append(b, `,"attempt":`...), int64(e.Attempt), 10)
+	b = append(time.Now().UTC().AppendFormat(append(b, `,"started_at":"`...), stamp), '"')
+	if e.Created != 0 {
+		b = strconv.AppendInt(append(b, `,"created":`...), e.Created, 10)
+	}
+	return append(b, '}')
 }
 
 // End ends the stream well. It returns ErrEnded when the stream has its terminal frame already.
@@ -90,12 +125,13 @@ func (s *Stream) End(ctx context.Context, r Result) error {
 	if r.Finish == "" {
 		r.Finish = "stop"
 	}
-	data, err := json.Marshal(endEvent{Output: r.OutputTokens, Prompt: r.PromptTokens, Cached: r.CachedTokens,
-		Decode: r.Decode.Milliseconds(), Reason: r.Finish})
-	if err != nil {
-		return err
-	}
-	return s.emit(ctx, newMeta(KindEnd, None, 0, 0), data, true)
+	b := make([]byte, 0, 128)
+	b = strconv.AppendInt(append(b, `{"tokens_out":`...), int64(r.OutputTokens), 10)
+	b = strconv.AppendInt(append(b, `,"prompt_tokens":`...), int64(r.PromptTokens), 10)
+	b = strconv.AppendInt(append(b, `,"cached_tokens":`...), int64(r.CachedTokens), 10)
+	b = strconv.AppendInt(append(b, `,"decode_time_ms":`...), r.Decode.Milliseconds(), 10)
+	b = append(quote(append(b, `,"stop_reason":`...), r.Finish), '}')
+	return s.emit(ctx, newMeta(KindEnd, None, 0, 0), b, true)
 }
 
 // Fail ends the stream with an error. It returns ErrEnded when the stream has its terminal frame already.
@@ -124,7 +160,7 @@ func (s *Stream) shutdown(ctx context.Context) error {
 	s.ended, s.broken, s.down = true, true, true
 	close(s.done)
 	s.expireLater()
-	s.wake()
+	s.wake(true)
 	return nil
 }
 
@@ -137,7 +173,7 @@ func (s *Stream) Queued(position int) {
 	}
 	s.ephemeral.position = position
 	s.ephemeral.queued++
-	s.wake()
+	s.wake(false)
 }
 
 // Metrics tells native readers the figures of a running job; a reader sees at most one a second.
@@ -146,7 +182,7 @@ func (s *Stream) Metrics(m Metrics) {
 	defer s.mu.Unlock()
 	s.ephemeral.metrics = m
 	s.ephemeral.metricsVer++
-	s.wake()
+	s.wake(false)
 }
 
 // bodyHeader is the first line of a body frame.
@@ -169,17 +205,18 @@ func (s *Stream) Body(ctx context.Context, protocol Protocol, status int, header
 	} else {
 		flags = flagRefusal
 	}
-	head, err := json.Marshal(bodyHeader{Status: status, ContentType: header.Get("Content-Type")})
-	if err != nil {
-		return out, err
-	}
-	frame := make([]byte, 0, len(head)+1+len(body))
-	frame = append(append(append(frame, head...), '\n'), body...)
+	frame := append(appendHeader(make([]byte, 0, 128+len(body)), status, header.Get("Content-Type")), body...)
 	s.wmu.Lock()
 	defer s.wmu.Unlock()
 	m := newMeta(KindBody, protocol, flags, out.OutputTokens)
 	s.state.note(m, frame)
-	return out, s.emit(ctx, m, frame, flags == 0)
+	return out, s.emit(ctx, m, frame, false) // End or Fail follows, and wakes the readers
+}
+
+// appendHeader writes the first line of a body frame.
+func appendHeader(b []byte, status int, contentType string) []byte {
+	b = strconv.AppendInt(append(b, `{"status":`...), int64(status), 10)
+	return append(quote(append(b, `,"content_type":`...), contentType), '}', '\n')
 }
 
 // takeBody learns the finish reason and the counts of a whole answer.

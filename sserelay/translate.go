@@ -108,9 +108,15 @@ func parseDelta(delta []byte) choice {
 	return parseChoice(wrapped)
 }
 
+// plainJSON is the usual header.
+const plainJSON = `{"status":200,"content_type":"application/json"}`
+
 // splitBody parts a body frame into its header and its bytes.
 func splitBody(frame []byte) (h bodyHeader, body []byte) {
 	head, body, _ := bytes.Cut(frame, []byte{'\n'})
+	if string(head) == plainJSON {
+		return bodyHeader{Status: 200, ContentType: "application/json"}, body
+	}
 	if json.Unmarshal(head, &h) != nil || h.Status == 0 {
 		h.Status = 200
 	}

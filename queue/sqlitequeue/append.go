@@ -17,11 +17,11 @@ func (j *Journal) Append(ctx context.Context, job string, seq uint64, meta uint3
 	}
 	if !j.writing {
 		j.writing = true
-		j.lead()
-		return b.err
+		return j.lead()
 	}
+	done := b.wait()
 	j.mu.Unlock()
-	<-b.done
+	<-done
 	return b.err
 }
 
@@ -36,7 +36,7 @@ func (j *Journal) Buffer(job string, seq uint64, meta uint32, data []byte) error
 		return nil
 	}
 	j.writing = true
-	j.lead()
+	_ = j.lead()
 	return nil // the frame itself is kept in any case
 }
 
@@ -94,29 +94,31 @@ func (j *Journal) show(s *stream, seq uint64, meta uint32, data []byte) {
 
 // lead writes batches to the tail: the forming one in this goroutine, what came meanwhile in another. It is called
 // with j.mu held and writing set, and returns without the lock.
-func (j *Journal) lead() {
-	if j.writeBatch() && len(j.batch.recs) > 0 {
+func (j *Journal) lead() error {
+	err := j.writeBatch()
+	if err == nil && len(j.batch.recs) > 0 {
 		j.mu.Unlock()
 		go func() {
 			j.mu.Lock()
-			for j.writeBatch() && len(j.batch.recs) > 0 {
+			for j.writeBatch() == nil && len(j.batch.recs) > 0 {
 				continue
 			}
 			j.writing = false
 			j.cond.Broadcast()
 			j.mu.Unlock()
 		}()
-		return
+		return nil
 	}
 	j.writing = false
 	j.cond.Broadcast()
 	j.mu.Unlock()
+	return err
 }
 
 // writeBatch writes the forming batch. j.mu is held, and released during the write.
-func (j *Journal) writeBatch() bool {
+func (j *Journal) writeBatch() error {
 	b := j.batch
-	j.batch = newBatch()
+	j.batch = j.newBatch()
 	j.flying = b
 	t := j.tails[j.active]
 	j.mu.Unlock()
@@ -124,8 +126,7 @@ func (j *Journal) writeBatch() bool {
 	j.mu.Lock()
 	j.flying = nil
 	if err != nil {
-		j.failBatch(b, err)
-		return false
+		return j.failBatch(b, err)
 	}
 	j.written += int64(len(b.buf))
 	j.unsynced = true
@@ -134,17 +135,18 @@ func (j *Journal) writeBatch() bool {
 			j.show(r.s, r.seq, r.meta, b.buf[r.off:r.end])
 		}
 	}
-	close(b.done)
-	return true
+	b.finish()
+	j.reuse(b)
+	return nil
 }
 
 // failBatch refuses what was appended and keeps what was buffered, for the next write. What came meanwhile builds
 // on what failed, so it fails too. j.mu is held.
-func (j *Journal) failBatch(b *batch, err error) {
+func (j *Journal) failBatch(b *batch, err error) error {
 	err = typed(j.db.path, err)
 	j.o.Logger.Error("sqlitequeue: journal tail", "err", err)
 	later := j.batch
-	kept := newBatch()
+	kept := &batch{}
 	for _, old := range []*batch{b, later} {
 		for _, r := range old.recs {
 			if !r.applied && !r.drop {
@@ -157,20 +159,20 @@ func (j *Journal) failBatch(b *batch, err error) {
 			kept.recs = append(kept.recs, r)
 		}
 		old.err = err
-		close(old.done)
+		old.finish()
 	}
 	j.batch = kept
+	return err
 }
 
-// flush writes what was buffered to the tail.
-func (j *Journal) flush() error {
+// Flush implements queue.Journal: what was buffered is in the tail file when it returns, or is about to be written by
+// whoever writes there now.
+func (j *Journal) Flush() error {
 	j.mu.Lock()
 	if j.writing || len(j.batch.recs) == 0 {
 		j.mu.Unlock()
 		return nil
 	}
-	b := j.batch
 	j.writing = true
-	j.lead()
-	return b.err // set, if at all, by the write that lead did in this goroutine
+	return j.lead()
 }

@@ -30,8 +30,9 @@ type Journal struct {
 	cond      *sync.Cond // writing ended
 	streams   map[string]*stream
 	nextID    int64
-	highest   string // no stream's name is above it
+	floor     string // a stream that is not in memory and whose name is above this never had a frame
 	batch     *batch
+	spare     *batch // empty, to be used again
 	writing   bool
 	tails     [2]*tail
 	active    int
@@ -91,7 +92,7 @@ type pack struct {
 type batch struct {
 	buf  []byte
 	recs []batchRec
-	done chan struct{}
+	done chan struct{} // closed when it is written; nil while nobody waits
 	err  error
 }
 
@@ -106,7 +107,42 @@ type batchRec struct {
 	drop    bool
 }
 
-func newBatch() *batch { return &batch{done: make(chan struct{})} }
+// wait returns what is closed when the batch is written. j.mu is held.
+func (b *batch) wait() chan struct{} {
+	if b.done == nil {
+		b.done = make(chan struct{})
+	}
+	return b.done
+}
+
+// finish tells those who wait. j.mu is held.
+func (b *batch) finish() {
+	if b.done != nil {
+		close(b.done)
+	}
+}
+
+// spareBatch is the most that a batch may hold to be used again.
+const spareBatch = 256 << 10
+
+// newBatch returns an empty batch. j.mu is held.
+func (j *Journal) newBatch() *batch {
+	if b := j.spare; b != nil {
+		j.spare = nil
+		return b
+	}
+	return &batch{}
+}
+
+// reuse keeps a written batch for the next one, when nobody looks at it any more. j.mu is held.
+func (j *Journal) reuse(b *batch) {
+	if b.done != nil || cap(b.buf) > spareBatch {
+		return
+	}
+	clear(b.recs)
+	b.buf, b.recs = b.buf[:0], b.recs[:0]
+	j.spare = b
+}
 
 // OpenJournal opens or creates the journal at path, with two tail files beside it, takes in what the tails hold and
 // begins a new epoch. Errors are as those of Open.
@@ -116,7 +152,7 @@ func OpenJournal(ctx context.Context, path string, o Options) (*Journal, error) 
 	if err != nil {
 		return nil, err
 	}
-	j := &Journal{db: db, o: o, streams: map[string]*stream{}, batch: newBatch(),
+	j := &Journal{db: db, o: o, streams: map[string]*stream{}, batch: &batch{},
 		hurry: make(chan struct{}, 1), quit: make(chan struct{}), done: make(chan struct{})}
 	j.cond = sync.NewCond(&j.mu)
 	if err := j.open(ctx); err != nil {
@@ -143,7 +179,7 @@ func (j *Journal) open(ctx context.Context) error {
 	if err := j.recover(ctx); err != nil {
 		return err
 	}
-	if err := j.db.w.QueryRowContext(ctx, "SELECT coalesce(max(job), '') FROM streams").Scan(&j.highest); err != nil {
+	if err := j.db.w.QueryRowContext(ctx, "SELECT coalesce(max(job), '') FROM streams").Scan(&j.floor); err != nil {
 		return err
 	}
 	res, err := j.db.w.ExecContext(ctx, "INSERT INTO epochs (opened_at) VALUES (?)", j.o.Clock().UnixMicro())
@@ -183,7 +219,7 @@ func (j *Journal) stream(ctx context.Context, job string, create bool) (*stream,
 			return s, nil
 		}
 		s := &stream{job: job, first: 1}
-		if job <= j.highest { // ids sort by time: a new job's stream is above, and needs no look
+		if job <= j.floor { // ids sort by time: a new job's stream is above, and needs no look
 			j.mu.Unlock()
 			var err error
 			if s, err = j.row(ctx, job, j.epoch); err != nil {
@@ -200,7 +236,6 @@ func (j *Journal) stream(ctx context.Context, job string, create bool) (*stream,
 		if !s.known {
 			s.id = j.nextID
 			j.nextID++
-			j.highest = max(j.highest, job)
 		}
 		j.streams[job] = s
 		return s, nil
@@ -229,7 +264,7 @@ func (j *Journal) run() {
 		case <-j.quit:
 			return
 		}
-		_ = j.flush() // logged; what was buffered is kept
+		_ = j.Flush() // logged; what was buffered is kept
 		if hurry || time.Since(settled) >= j.o.Settle {
 			if err := j.settle(); err != nil {
 				j.o.Logger.Error("sqlitequeue: journal settle, tried again", "err", err)
@@ -259,7 +294,7 @@ func (j *Journal) Close() error {
 func (j *Journal) close() error {
 	close(j.quit)
 	<-j.done
-	errs := []error{j.flush()}
+	errs := []error{j.Flush()}
 	j.mu.Lock()
 	j.closed = true
 	for j.writing {

@@ -44,7 +44,7 @@ func (j *Journal) collect() []*pack {
 		if len(s.refs) == 0 {
 			if s.idle++; s.idle > idleTicks && s.tailers == 0 && s.queued == s.last {
 				delete(j.streams, job)
-				s.gone = true
+				s.gone, j.floor = true, max(j.floor, job)
 			}
 			continue
 		}
@@ -144,10 +144,13 @@ func (j *Journal) rotate() error {
 	} else {
 		old, next = next, old // an earlier rotation could not finish
 	}
-	flying := j.flying
+	var flying chan struct{}
+	if j.flying != nil {
+		flying = j.flying.wait()
+	}
 	j.mu.Unlock()
 	if flying != nil {
-		<-flying.done
+		<-flying
 	}
 	if err := j.settle(); err != nil {
 		return err
