@@ -102,12 +102,14 @@ func checkSource(s string) error {
 	switch {
 	case u.Scheme == "https" && u.Host != "":
 		return nil
+	case u.Scheme == "bundle" && packageWord.MatchString(u.Opaque) && u.RawQuery == "":
+		return nil
 	case u.Scheme == "file" && u.Host == "" && filepath.IsAbs(u.Path):
 		return nil
 	case u.Scheme == "http" && net.ParseIP(u.Hostname()).IsLoopback():
 		return nil
 	}
-	return invalid("%.100q: engines come from https: or from file: with an absolute path", s)
+	return invalid("%.100q: engines come from https:, from bundle:NAME or from file: with an absolute path", s)
 }
 
 // InstallerOptions tune an Installer; all may be left out.
@@ -215,7 +217,7 @@ func (in *Installer) digest(ctx context.Context, p Package) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return releaseDigest(b, path.Base(p.URL))
+	return releaseDigest(b, strings.TrimPrefix(path.Base(p.URL), "bundle:"))
 }
 
 // releaseDigest finds an asset's digest in a release of the GitHub API.
@@ -247,7 +249,11 @@ func (in *Installer) open(ctx context.Context, source string) (io.ReadCloser, in
 	if err := checkSource(source); err != nil {
 		return nil, 0, err
 	}
-	if name, ok := strings.CutPrefix(source, "file://"); ok {
+	name, ok := strings.CutPrefix(source, "file://")
+	if bundled, is := strings.CutPrefix(source, "bundle:"); is {
+		name, ok = in.sent(bundled), true
+	}
+	if ok {
 		f, err := os.Open(name)
 		if err != nil {
 			return nil, 0, err

@@ -18,6 +18,7 @@ const (
 	PathEngines        = "/v1/engines"
 	PathEngineInstall  = "/v1/engines/install"
 	PathEngineUse      = "/v1/engines/use"
+	PathEngineBundle   = "/v1/engines/bundle/" // + NAME
 	PathEngineRemove   = "/v1/engines/remove"
 	PathLogs           = "/v1/logs"
 	PathMetrics        = "/v1/metrics"

@@ -51,6 +51,11 @@ func TestEngineCommands(t *testing.T) {
 		packages = append(packages, map[string]string{"engine": "mine", "version": version, "os": runtime.GOOS, "arch": runtime.GOARCH, "backend": "cpu",
 			"url": "file://" + path, "sha256": sum, "program": "mine"})
 	}
+	sum := archive(t, filepath.Join(dir, "sent.tar.gz"), "mine", "#!/bin/sh\necho sent\n")
+	for version, name := range map[string]string{"sent": "sent.tar.gz", "absent": "absent.tar.gz"} {
+		packages = append(packages, map[string]string{"engine": "mine", "version": version, "os": runtime.GOOS, "arch": runtime.GOARCH, "backend": "cpu",
+			"url": "bundle:" + name, "sha256": sum, "program": "mine"})
+	}
 	data, err := json.Marshal(map[string]any{"packages": packages})
 	if err != nil {
 		t.Fatal(err)
@@ -109,7 +114,13 @@ func TestEngineCommands(t *testing.T) {
 	if out := ok("ls"); !strings.Contains(out, "llama.cpp") || !strings.Contains(out, "v1") || strings.Contains(out, "v2") {
 		t.Error(out)
 	}
-	sum := archive(t, filepath.Join(dir, "own.tar.gz"), "mine", "#!/bin/sh\n")
+	ok("install", "mine", "sent") // by the queen, from beside the catalogue
+	active("sent")
+	if left, err := filepath.Glob(filepath.Join(q.dir, "hives", "local", "engines", "tmp", "sent", "*")); err != nil || len(left) > 0 {
+		t.Error("archives were left behind:", left, err)
+	}
+	refused("lies not beside the catalogue", "install", "mine", "absent")
+	sum = archive(t, filepath.Join(dir, "own.tar.gz"), "mine", "#!/bin/sh\n")
 	ok("install", "mine", "v3", "--url", "file://"+filepath.Join(dir, "own.tar.gz"), "--sha256", sum)
 	active("v3")
 }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -114,7 +116,14 @@ func (a *enginesAPI) Install(ctx context.Context, r httpserver.InstallEngine) (s
 		ctx, cancel := context.WithTimeout(a.ctx, 2*time.Hour)
 		defer cancel()
 		var last hiveapi.Progress
-		err := c.InstallEngine(ctx, p, func(n hiveapi.Progress) {
+		err := a.send(ctx, c, p, func(text string) {
+			a.bus.publish(id, "progress", hiveapi.Progress{State: hiveapi.ModelDownloading, Message: text}, false)
+		})
+		if err != nil {
+			a.bus.publish(id, "end", operationEnd{Node: r.Node, State: "failed", Code: "PROVISION_FAILED", Message: err.Error()}, true)
+			return
+		}
+		err = c.InstallEngine(ctx, p, func(n hiveapi.Progress) {
 			if n.State != last.State || n.BytesDone != last.BytesDone || n.Message != last.Message {
 				if last = n; n.State == hiveapi.ModelDownloading {
 					a.bus.publish(id, "progress", n, false)
@@ -128,6 +137,28 @@ func (a *enginesAPI) Install(ctx context.Context, r httpserver.InstallEngine) (s
 		a.bus.publish(id, "end", end, true)
 	}()
 	return id, nil
+}
+
+// send gives the hive an archive that lies beside the catalogue (bundle:NAME), over the connection that there is.
+func (a *enginesAPI) send(ctx context.Context, c *hiveapi.Client, p engine.Package, step func(string)) error {
+	name, ok := strings.CutPrefix(p.URL, "bundle:")
+	if !ok {
+		return nil
+	}
+	if a.catalog == "" || name != filepath.Base(name) {
+		return fmt.Errorf("%s is a file beside the catalogue of engines: set engine_catalog in the configuration", p.URL)
+	}
+	f, err := os.Open(filepath.Join(filepath.Dir(a.catalog), name))
+	if err != nil {
+		return fmt.Errorf("%s lies not beside the catalogue of engines: %w", p.URL, errors.Unwrap(err))
+	}
+	defer func() { _ = f.Close() }()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	step("sending " + name)
+	return c.SendEngine(ctx, name, f, info.Size())
 }
 
 // choose takes the build that was named, or the catalogue's for the hive's machine.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -29,11 +30,17 @@ func (h *Hive) engineInstall(w http.ResponseWriter, r *http.Request) {
 	last := hiveapi.Progress{ModelRef: ref, State: hiveapi.ModelDownloading, Message: "starting"}
 	done := make(chan error, 1)
 	go func() {
-		done <- h.installer.Install(context.WithoutCancel(r.Context()), in, func(bytes, total int64, what string) {
+		err := h.installer.Install(context.WithoutCancel(r.Context()), in, func(bytes, total int64, what string) {
 			mu.Lock()
 			defer mu.Unlock()
 			last.BytesDone, last.BytesTotal, last.Message = bytes, max(total, 0), what
 		})
+		if name, ok := strings.CutPrefix(in.URL, "bundle:"); ok {
+			if err := h.installer.Drop(name); err != nil {
+				h.log.Warn("an archive that was installed can't be removed", "name", name, "error", err)
+			}
+		}
+		done <- err
 	}()
 	tick := time.NewTicker(500 * time.Millisecond)
 	defer tick.Stop()
@@ -64,6 +71,15 @@ func (h *Hive) engineInstall(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
+}
+
+// engineReceive takes an archive that the queen sends because this machine can't fetch it.
+func (h *Hive) engineReceive(w http.ResponseWriter, r *http.Request) {
+	if err := h.installer.Receive(r.PathValue("name"), r.Body); err != nil {
+		refuseErr(w, err)
+		return
+	}
+	reply(w, http.StatusOK, map[string]string{"name": r.PathValue("name")})
 }
 
 func (h *Hive) engineUse(w http.ResponseWriter, r *http.Request) {

@@ -36,6 +36,7 @@ func (h *Hive) handler() http.Handler {
 	auth("DELETE "+hiveapi.PathEvict, h.evict)
 	auth("GET "+hiveapi.PathEngines, h.engines)
 	auth("POST "+hiveapi.PathEngineInstall, h.engineInstall)
+	auth("PUT "+hiveapi.PathEngineBundle+"{name}", h.engineReceive)
 	auth("POST "+hiveapi.PathEngineUse, h.engineUse)
 	auth("POST "+hiveapi.PathEngineRemove, h.engineRemove)
 	auth("GET "+hiveapi.PathLogs, h.logs)
