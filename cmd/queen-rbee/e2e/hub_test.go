@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -32,9 +33,20 @@ type fakeHub struct {
 // newHub serves data as file of repo, and makes the programs that the test starts use it.
 func newHub(t *testing.T, repo, file string, data []byte) *fakeHub {
 	t.Helper()
+	return newHubAt(t, "127.0.0.1:0", repo, file, data)
+}
+
+// newHubAt is newHub at an address that other machines can reach.
+func newHubAt(t *testing.T, addr, repo, file string, data []byte) *fakeHub {
+	t.Helper()
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
 	id := sha1.Sum(data)
 	h := &fakeHub{repo: repo, file: file, commit: hex.EncodeToString(id[:]), data: data, served: map[int64]int{}, hold: int64(len(data)) + 1, free: make(chan struct{})}
-	h.Server = httptest.NewServer(h)
+	h.Server = &httptest.Server{Listener: l, Config: &http.Server{Handler: h}}
+	h.Start()
 	t.Cleanup(func() {
 		h.CloseClientConnections()
 		h.Close()

@@ -2,6 +2,7 @@ package compose
 
 import (
 	"context"
+	"os"
 
 	"github.com/queen-rbee/queen-rbee/cmd/queen-rbee/internal/config"
 	"github.com/queen-rbee/queen-rbee/hivelifecycle"
@@ -47,6 +48,9 @@ func sshTarget(h config.Hive) (remote.Target, error) {
 // networkConfig is how hivelifecycle is to reach a registered hive.
 func (q *Queen) networkConfig(h *registry.Hive) hivelifecycle.NetworkConfig {
 	n := hivelifecycle.NetworkConfig{Name: h.Name, KeepTrying: true}
+	if mirror := os.Getenv("HF_ENDPOINT"); mirror != "" { // a hive here has the queen's environment, one there has not
+		n.Args = append(n.Args, "--hf-endpoint="+mirror)
+	}
 	if h.SSH != nil {
 		n.Target = hivelifecycle.SSHTarget{User: h.SSH.User, Host: h.SSH.Host, Port: h.SSH.Port, Identity: h.SSH.Identity, HostKey: h.SSH.HostKey, KnownHosts: string(remote.Strict)}
 	}
