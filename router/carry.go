@@ -184,8 +184,10 @@ func (t *task) converse(s Stream, x *exchange, cont *continuation) (out Outcome)
 		return t.broke(x, posted)
 	}
 	// nothing reaches a reader before the job is stored; the worker is at it meanwhile
-	if err := t.committed(); err != nil {
-		return t.ours(err)
+	if !t.late() {
+		if err := t.committed(); err != nil {
+			return t.ours(err)
+		}
 	}
 	if err := s.Started(t.ctx, x.w.ID, x.w.Node, t.job.Attempt); err != nil {
 		return t.ours(err)
@@ -216,6 +218,9 @@ func (t *task) converse(s Stream, x *exchange, cont *continuation) (out Outcome)
 	}
 	return out
 }
+
+// late says that the job's readers wait for the store themselves.
+func (t *task) late() bool { return t.r.o.LateCommit && !t.job.Stream && !t.job.Detached }
 
 // committed waits until the job is in the store.
 func (t *task) committed() error {

@@ -30,6 +30,9 @@ type Options struct {
 	// that gets no leave to try again waits for it in the line. A stream that goes on after a loss is not held up by it:
 	// Rescues bounds that.
 	Budget Budget
+	// LateCommit lets an attached job that is not streamed run to its end before it is stored, so that a short one costs
+	// the store one write: its readers must then wait for Handle.Committed before they show anybody its answer.
+	LateCommit bool
 	// Ready, when not nil, holds back every load until it is closed: until the hives that already run have been heard.
 	Ready <-chan struct{}
 	NewID func() string // nil: random

@@ -213,7 +213,7 @@ func profile(log *slog.Logger) {
 // is small, so that collecting it often costs more than the garbage does.
 func tuneMemory() {
 	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(400)
+		debug.SetGCPercent(800)
 	}
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(1 << 30)

@@ -180,7 +180,7 @@ func (q *Queen) done(j *router.Job, r router.Result) {
 	if r.State == router.Complete && !r.Started.IsZero() {
 		q.wait.took(j.Model, r.Completed.Sub(r.Started))
 	}
-	if r.Worker != "" {
+	if r.Worker != "" && q.touches.due(r.Worker, r.Completed) {
 		q.reg.Touch(r.Worker, r.Completed, 0)
 	}
 	m := metrics.Request{Operation: j.Surface.String(), Model: j.Model, Status: http.StatusOK, Code: r.Code, Duration: r.Completed.Sub(r.Submitted),

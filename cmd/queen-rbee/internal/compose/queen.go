@@ -75,6 +75,7 @@ type Queen struct {
 	met      *metrics.Instruments
 	bus      *bus
 	wait     waits
+	touches  touches
 	sweeper  *eviction.Evictor
 	batches  *batches.Batches
 	policies *policies
@@ -266,7 +267,7 @@ func (q *Queen) newRouting(ctx context.Context) error {
 	t := q.cfg.Timeouts
 	q.rt = router.New(q.door, qd, q.fleet, q.fleet, &streams{hub: q.hub, sched: q.sched, met: q.met}, router.Options{
 		FirstToken: t.FirstToken.D(), InterToken: t.InterToken.D(), QueueTimeout: q.cfg.Queue.Timeout.D(), Reattach: q.cfg.Queue.Reattach.D(),
-		MaxWaiting: q.cfg.Queue.Max, LoadBase: loadTime(t.Load), NewID: q.q.NewID, Log: q.log, Ready: q.ready,
+		MaxWaiting: q.cfg.Queue.Max, MaxIdle: 256, LateCommit: true, LoadBase: loadTime(t.Load), NewID: q.q.NewID, Log: q.log, Ready: q.ready,
 		Budget: retry.NewBudget(retry.BudgetOptions{}),
 		Hooks: router.Hooks{OnDone: q.done, OnRetry: func(_ *router.Job, _ string, continued bool, _ error) {
 			if continued {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/queen-rbee/queen-rbee/queue"
@@ -39,17 +40,69 @@ type payload struct {
 func encodePayload(j *router.Job) ([]byte, error) {
 	p := payload{Surface: j.Surface, Path: j.Path, ContentType: j.ContentType, Session: j.Session, Node: j.Node, Stream: j.Stream,
 		MaxTokens: j.MaxTokens, Correlation: j.CorrelationID, Set: j.Set, Strip: j.Strip}
-	if i := bytes.Index(j.Body, j.Prompt); i > 0 && len(j.Prompt) > 0 {
+	if i := within(j.Body, j.Prompt); i > 0 {
 		p.PromptAt = [2]int{i, i + len(j.Prompt)}
 	}
-	head, err := json.Marshal(p)
+	out, err := p.append(make([]byte, 0, 192+len(j.Body)))
 	if err != nil {
 		return nil, err
 	}
-	out := make([]byte, 0, len(head)+1+len(j.Body))
-	out = append(out, head...)
-	out = append(out, '\n')
-	return append(out, j.Body...), nil
+	return append(append(out, '\n'), j.Body...), nil
+}
+
+// within finds a part of a body, which mostly is a slice of it.
+func within(body, part []byte) int {
+	if len(part) == 0 || len(body) == 0 {
+		return -1
+	}
+	if i := cap(body) - cap(part); i >= 0 && i+len(part) <= len(body) && &body[i] == &part[0] {
+		return i
+	}
+	return bytes.Index(body, part)
+}
+
+// append writes the header, which decodePayload reads. Reflection would cost more than all else that is done for a job.
+func (p *payload) append(b []byte) ([]byte, error) {
+	if p.Set != nil || p.Strip != nil || !plainText(p.Path, p.ContentType, p.Session, p.Node, p.Correlation) {
+		head, err := json.Marshal(p)
+		return append(b, head...), err
+	}
+	text := func(name, v string) {
+		if v != "" {
+			b = append(append(append(append(b, name...), '"'), v...), '"')
+		}
+	}
+	number := func(name string, n int) { b = strconv.AppendInt(append(b, name...), int64(n), 10) }
+	number(`{"s":`, int(p.Surface))
+	text(`,"p":`, p.Path)
+	text(`,"c":`, p.ContentType)
+	text(`,"a":`, p.Session)
+	text(`,"n":`, p.Node)
+	if p.Stream {
+		b = append(b, `,"t":true`...)
+	}
+	if p.MaxTokens != 0 {
+		number(`,"m":`, p.MaxTokens)
+	}
+	text(`,"i":`, p.Correlation)
+	if p.PromptAt[1] > 0 {
+		number(`,"b":[`, p.PromptAt[0])
+		number(`,`, p.PromptAt[1])
+		b = append(b, ']')
+	}
+	return append(b, '}'), nil
+}
+
+// plainText reports whether none of the strings needs an escape in JSON.
+func plainText(list ...string) bool {
+	for _, s := range list {
+		for i := range len(s) {
+			if c := s[i]; c < 0x20 || c > 0x7e || c == '"' || c == '\\' {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 func decodePayload(q *queue.Job) (*router.Job, error) {

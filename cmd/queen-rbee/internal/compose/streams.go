@@ -87,8 +87,10 @@ func (s *stream) hold(ctx context.Context) error {
 
 // Body implements router.Stream.
 func (s *stream) Body(ctx context.Context, status int, header http.Header, body []byte) (router.Outcome, error) {
-	if err := s.hold(ctx); err != nil {
-		return router.Outcome{}, err
+	if s.job.Stream || s.job.Detached { // the readers of any other job wait for the store themselves
+		if err := s.hold(ctx); err != nil {
+			return router.Outcome{}, err
+		}
 	}
 	p := sserelay.Raw
 	switch s.job.Surface {

@@ -98,6 +98,11 @@ func rawValues(set map[string]any) map[string]string {
 // attach gives a reader for a job that was submitted before: live, finished, or found at start.
 func (s *submitter) attach(ctx context.Context, id string) (httpserver.Job, error) {
 	if st, ok := s.hub.Lookup(id); ok {
+		if h, ok := s.rt.Handle(id); ok {
+			if err := h.Committed(ctx); err != nil {
+				return nil, err
+			}
+		}
 		return &job{s: s, id: id, st: st, eager: true}, nil
 	}
 	if _, ok := s.live.get(id); !ok {
@@ -209,6 +214,11 @@ func (j *job) Serve(ctx context.Context, w http.ResponseWriter, v httpserver.Vie
 	if err != nil {
 		return err
 	}
+	if j.eager {
+		if err := j.Committed(ctx); err != nil {
+			return err
+		}
+	}
 	err = st.Serve(ctx, w, j.view(v))
 	if errors.Is(err, sserelay.ErrAborted) {
 		return errors.Join(httpserver.ErrAborted, err)
@@ -232,6 +242,9 @@ func (j *job) Result(ctx context.Context, v httpserver.View) (*httpserver.Result
 		if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
 			return nil, cause
 		}
+		return nil, err
+	}
+	if err := j.Committed(ctx); err != nil {
 		return nil, err
 	}
 	out := &httpserver.Result{Status: res.Status, Header: res.Header, Body: res.Body}
