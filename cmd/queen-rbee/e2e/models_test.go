@@ -10,6 +10,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -120,8 +122,21 @@ func TestPullOfAnUnpinnedConfiguredModel(t *testing.T) {
 		var chat completion
 		q.json("POST", "/v1/chat/completions", `{"model":"stories","messages":[{"role":"user","content":"Once upon a time"}],"max_tokens":4}`, &chat, 200)
 	}
-	ask() // downloads and loads
+	var wg sync.WaitGroup
+	var bad atomic.Int32
+	for range 100 {
+		wg.Go(func() {
+			if q.status("POST", "/v2/models/download", `{"model_ref":"stories"}`) != 202 {
+				bad.Add(1)
+			}
+		})
+	}
+	wg.Wait()
+	ask()
 	before, _ := hub.downloads(0)
+	if before != 1 || bad.Load() > 0 {
+		t.Errorf("100 requests at once: %d requests for the content of one chunk, %d refused", before, bad.Load())
+	}
 	q.stop()
 	hub.Close() // no hub: what is on the disk serves
 	q.launch(q.addr())
@@ -210,6 +225,36 @@ func TestDownloadGoesOnAfterARestart(t *testing.T) {
 	}
 	if m, ok := q.model("/v2/models/list", ""); !ok || m.State != "ready" || m.Size != 6*chunk {
 		t.Errorf("after the download: %+v", m)
+	}
+}
+
+func TestPullOutlivesAKilledQueen(t *testing.T) {
+	hub := newHub(t, "tiny/big", "big-q8_0.gguf", bigModel(4*chunk))
+	hub.holdFrom(2 * chunk)
+	q := start(t, "models: {}\n")
+	cmd := exec.Command(filepath.Join(q.bin, "rbee"), "pull", "hf:tiny/big")
+	cmd.Env = append(os.Environ(), "RBEE_URL="+q.url)
+	var errOut bytes.Buffer
+	cmd.Stderr = &errOut
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	q.until("half of it is there", 20*time.Second, func() bool {
+		m, ok := q.model("/v2/models/list", "")
+		return ok && m.State == "downloading" && m.Progress >= 0.5
+	})
+	addr := q.addr()
+	q.kill()
+	q.launch(addr)
+	hub.release()
+	if err := cmd.Wait(); err != nil {
+		t.Fatalf("the pull: %v %s", err, errOut.String())
+	}
+	if m, ok := q.model("/v2/models/list", ""); !ok || m.State != "ready" {
+		t.Errorf("after the pull: %+v", m)
+	}
+	if _, half := hub.downloads(2 * chunk); half != 2 {
+		t.Errorf("%d requests for the first two chunks, want 2", half)
 	}
 }
 

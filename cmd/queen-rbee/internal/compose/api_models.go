@@ -130,7 +130,27 @@ func (c *catalog) OnHives(_ context.Context, node string) ([]httpserver.Model, e
 			out = append(out, r)
 		}
 	}
-	return out, nil
+	return append(out, c.coming(node, out)...), nil
+}
+
+// coming are the models that are on their way to a hive ("" means all), beside those that are there.
+func (c *catalog) coming(node string, there []httpserver.Model) []httpserver.Model {
+	var out []httpserver.Model
+	for _, d := range c.prov.Downloads() {
+		p := d.Progress()
+		if p.State.Final() || node != "" && p.Node != node || slices.ContainsFunc(there, func(m httpserver.Model) bool { return m.Node == p.Node && m.ModelRef == p.Ref }) {
+			continue
+		}
+		m := httpserver.Model{ModelRef: p.Ref, Node: p.Node, State: "downloading", SizeBytes: p.BytesTotal, Message: p.Message}
+		if p.BytesTotal > 0 {
+			m.Progress = float64(p.BytesDone) / float64(p.BytesTotal)
+		}
+		if e, ok := c.prov.Named(p.Ref); ok {
+			m.Model = e.Name
+		}
+		out = append(out, m)
+	}
+	return out
 }
 
 // Union implements httpserver.Catalog.
