@@ -59,7 +59,7 @@ func insideFleet(t *testing.T, n fleetNet) {
 	for i := 1; i <= 2; i++ {
 		f.hosts[i] = newMachine(t, n, i)
 	}
-	f.queen = start(t, "hives: []\nssh: {key_dir: "+filepath.Dir(filepath.Dir(f.hosts[1].dir))+"}\nmodels:\n  demo: {ref: \"sim:demo?slots=256\"}\n  slow: {ref: \"sim:slow?itl=50ms&slots=64\"}\n")
+	f.queen = start(t, "hives: []\nssh: {key_dir: "+filepath.Dir(filepath.Dir(f.hosts[1].dir))+"}\nmodels:\n  demo: {ref: \"sim:demo?slots=256\"}\n  slow: {ref: \"sim:slow?itl=50ms&slots=64\"}\n  late: {ref: \"sim:late\"}\n")
 	for _, step := range []struct {
 		name string
 		run  func(*testing.T)
