@@ -147,7 +147,7 @@ func (c *call) fail(err error) {
 			panic(http.ErrAbortHandler)
 		}
 		if c.r.Context().Err() == nil {
-			c.s.o.Log.Warn("answer ended with an error", "correlation_id", c.correlation, "err", err)
+			c.s.o.Log.Warn("answer ended with an error", "correlation_id", c.correlation, "err", logText(err))
 		}
 		return
 	}
@@ -157,8 +157,21 @@ func (c *call) fail(err error) {
 	}
 	p := writeError(c.w, faceOf(c.r.URL.Path), c.correlation, err)
 	if p.status >= 500 {
-		c.s.o.Log.Log(c.r.Context(), slog.LevelError, "request failed", "correlation_id", c.correlation, "code", p.code, "err", err)
+		c.s.o.Log.Log(c.r.Context(), slog.LevelError, "request failed", "correlation_id", c.correlation, "code", p.code, "err", logText(err))
 	}
+}
+
+// logText is what the log says of an error: the words of a worker can repeat a prompt or a key, so errors that quote them
+// implement LogText.
+func logText(err error) string {
+	var quoting interface {
+		error
+		LogText() string
+	}
+	if errors.As(err, &quoting) {
+		return quoting.LogText()
+	}
+	return err.Error()
 }
 
 // WriteError renders an error as the server does for the request's path. It is for handlers in the Options; they must

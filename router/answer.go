@@ -22,6 +22,11 @@ func (e *statusError) Error() string {
 	return fmt.Sprintf("worker %s answered %d: %s", e.worker, e.status, e.message)
 }
 
+// LogText is what a log may say: the worker's own words can repeat a prompt or a key.
+func (e *statusError) LogText() string {
+	return fmt.Sprintf("worker %s answered %d", e.worker, e.status)
+}
+
 // Code is the contract's code of the status.
 func (e *statusError) Code() string {
 	if e.status/100 == 4 {

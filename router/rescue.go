@@ -92,13 +92,26 @@ func plain(err error) string {
 	return err.Error()
 }
 
+// logText is plain without the words of a worker, which can repeat a prompt or a key: errors that quote them implement
+// LogText.
+func logText(err error) string {
+	var quoting interface {
+		error
+		LogText() string
+	}
+	if errors.As(err, &quoting) {
+		return quoting.LogText()
+	}
+	return plain(err)
+}
+
 // replace finds the job another place: a reservation to go on with, or nil when it waits or has ended.
 func (t *task) replace(v verdict) *reservation {
 	r := t.r
 	if r.o.Hooks.OnRetry != nil {
 		r.o.Hooks.OnRetry(t.job, t.worker.ID, t.emitted, v.why)
 	}
-	r.log.Info("job goes on elsewhere", "job", t.job.ID, "worker", t.worker.ID, "continued", t.emitted, "reason", plain(v.why))
+	r.log.Info("job goes on elsewhere", "job", t.job.ID, "worker", t.worker.ID, "continued", t.emitted, "reason", logText(v.why))
 	t.owed = r.o.Budget != nil && !t.emitted && !r.o.Budget.Take()
 	if t.owed || t.busy > 1 { // no leave yet, or everybody is busy, whatever the scheduler believes
 		t.wait(v, hold(Placement{Action: Wait}))

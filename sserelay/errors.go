@@ -61,6 +61,9 @@ type WorkerError struct {
 // Error returns the worker's message.
 func (e *WorkerError) Error() string { return "worker: " + e.Message }
 
+// LogText is what a log may say: the worker's own words can repeat a prompt or a key.
+func (e *WorkerError) LogText() string { return "the worker reported an error in its stream" }
+
 // Code returns WORKER_FAILED.
 func (e *WorkerError) Code() string { return "WORKER_FAILED" }
 
