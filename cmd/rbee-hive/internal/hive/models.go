@@ -1,6 +1,8 @@
 package hive
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"regexp"
@@ -96,12 +98,32 @@ func (h *Hive) evict(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	if err := h.store.Evict(ref); err != nil {
+	if err := h.dropModel(r.Context(), ref); err != nil {
 		refuseErr(w, err)
 		return
 	}
 	h.feed.models(h.models())
 	reply(w, http.StatusOK, map[string]string{"model_ref": ref, "state": string(hiveapi.ModelAbsent)})
+}
+
+// dropModel evicts a model that no worker uses. One that has just gone may still hold it for a moment.
+func (h *Hive) dropModel(ctx context.Context, ref string) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := h.store.Evict(ref)
+		var coded interface{ Code() string }
+		if err == nil || !errors.As(err, &coded) || coded.Code() != "CONFLICT" {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return err
+		}
+	}
 }
 
 var sha256RE = regexp.MustCompile(`^[0-9a-f]{64}$`)
