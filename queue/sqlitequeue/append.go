@@ -77,7 +77,7 @@ func (j *Journal) add(ctx context.Context, job string, seq uint64, meta uint32, 
 // show makes a frame visible to readers. j.mu is held.
 func (j *Journal) show(s *stream, seq uint64, meta uint32, data []byte) {
 	if s.raw == nil {
-		s.raw = make([]byte, 0, max(s.room, len(data)))
+		j.room(s, len(data))
 	}
 	s.refs = append(s.refs, frameRef{meta: meta, off: len(s.raw), n: len(data)})
 	s.raw = append(s.raw, data...)

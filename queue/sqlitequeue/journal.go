@@ -32,7 +32,8 @@ type Journal struct {
 	nextID    int64
 	floor     string // a stream that is not in memory and whose name is above this never had a frame
 	batch     *batch
-	spare     *batch // empty, to be used again
+	spare     *batch   // empty, to be used again
+	free      []frames // likewise
 	writing   bool
 	tails     [2]*tail
 	active    int
@@ -120,6 +121,37 @@ func (b *batch) finish() {
 	if b.done != nil {
 		close(b.done)
 	}
+}
+
+// frames is the memory for what a stream gathers between two settlings.
+type frames struct {
+	raw  []byte
+	refs []frameRef
+}
+
+// Bounds of what is kept of that for other streams.
+const (
+	freeFrames = 64
+	freeRaw    = 256 << 10
+)
+
+// room gives a stream memory for its next frames. j.mu is held.
+func (j *Journal) room(s *stream, n int) {
+	if last := len(j.free) - 1; last >= 0 {
+		s.raw, s.refs = j.free[last].raw, j.free[last].refs
+		j.free[last] = frames{}
+		j.free = j.free[:last]
+		return
+	}
+	s.raw = make([]byte, 0, max(s.room, n))
+}
+
+// giveBack keeps the memory of what SQLite has now. j.mu is held.
+func (j *Journal) giveBack(p *pack) {
+	if len(j.free) < freeFrames && cap(p.raw) > 0 && cap(p.raw) <= freeRaw {
+		j.free = append(j.free, frames{p.raw[:0], p.refs[:0]})
+	}
+	p.raw, p.refs = nil, nil
 }
 
 // spareBatch is the most that a batch may hold to be used again.

@@ -31,6 +31,7 @@ func (j *Journal) settle() error {
 		for _, p := range packs {
 			p.s.known, p.s.settling = true, nil
 			j.unsettled -= len(p.raw) + 64*len(p.refs)
+			j.giveBack(p)
 		}
 		j.packs = nil
 		j.mu.Unlock()
