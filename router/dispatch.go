@@ -13,7 +13,7 @@ const (
 	tick      = time.Second            // positions, deadlines, order
 	quickTick = 100 * time.Millisecond // while a rescue or an orphan waits
 	slowTick  = 15 * time.Second       // idle connections
-	reorderAt = 250 * time.Millisecond // fair order, at most this often
+	reorderAt = 20 * time.Millisecond  // fair order, at most this often, and at most for a tenth of the time
 )
 
 // Run recovers what an earlier queen left (see Recover), then gives slots to the jobs that wait, until ctx ends. What still runs then is
@@ -36,6 +36,7 @@ type dispatcher struct {
 	view    view
 	ticked  time.Time
 	ordered time.Time
+	pace    time.Duration // between two readings of the fair order
 	swept   time.Time
 	hint    time.Duration // the scheduler wants to be asked again after this; 0: only at the next change
 }
@@ -90,7 +91,7 @@ func (d *dispatcher) idle() time.Duration {
 	case d.r.urgent() || len(d.r.orphans) > 0:
 		return quickTick
 	case d.r.shuffled && len(d.r.line) > 1:
-		return reorderAt
+		return max(reorderAt, d.pace)
 	case len(d.r.line) > 0:
 		return tick
 	}
@@ -112,9 +113,11 @@ func (d *dispatcher) housekeep(ctx context.Context, now time.Time) {
 	if orphans {
 		r.claimOrphans(now)
 	}
-	if order && now.Sub(d.ordered) >= reorderAt {
+	if order && now.Sub(d.ordered) >= max(reorderAt, d.pace) {
 		d.ordered = now
+		began := time.Now()
 		r.refresh(ctx)
+		d.pace = min(10*time.Since(began), tick)
 	}
 	if now.Sub(d.ticked) >= tick {
 		d.ticked = now
