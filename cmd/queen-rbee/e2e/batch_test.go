@@ -13,7 +13,7 @@ import (
 
 // TestBatchSurvivesARestart runs an OpenAI batch, kills the queen in the middle of it, and wants every line once.
 func TestBatchSurvivesARestart(t *testing.T) {
-	q := start(t, "models: {demo: {ref: \"sim:demo?itl=1ms&ttft=10ms&slots=4\"}}\nqueue: {reattach: 2s}\n")
+	q := start(t, "models: {demo: {ref: \"sim:demo?itl=1ms&ttft=10ms&slots=4\"}}\n")
 	const lines = 60
 	var input strings.Builder
 	for i := range lines {

@@ -95,27 +95,29 @@ func rawValues(set map[string]any) map[string]string {
 	return out
 }
 
-// attach gives a reader for a job that was submitted before: live, finished, or found at start.
+// attach gives a reader for a job that was submitted before: live, finished, or found at start. A job that ends at this
+// very moment is in none of the three places for an instant.
 func (s *submitter) attach(ctx context.Context, id string) (httpserver.Job, error) {
-	if st, ok := s.hub.Lookup(id); ok {
+	for tries := 0; ; tries++ {
+		if st, ok := s.hub.Lookup(id); ok {
+			return &job{s: s, id: id, st: st, eager: true}, nil
+		}
 		if h, ok := s.rt.Handle(id); ok {
-			if err := h.Committed(ctx); err != nil {
+			return &job{s: s, id: id, h: h, eager: true}, nil
+		}
+		if _, ok := s.live.get(id); !ok || tries == 100 {
+			st, err := s.hub.Replay(ctx, id)
+			if err != nil {
 				return nil, err
 			}
+			return &job{s: s, id: id, st: st, eager: true}, nil
 		}
-		return &job{s: s, id: id, st: st, eager: true}, nil
-	}
-	if _, ok := s.live.get(id); !ok {
-		st, err := s.hub.Replay(ctx, id)
-		if err != nil {
-			return nil, err
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, ctx.Err()
 		}
-		return &job{s: s, id: id, st: st, eager: true}, nil
 	}
-	if h, ok := s.rt.Handle(id); ok {
-		return &job{s: s, id: id, h: h, eager: true}, nil
-	}
-	return nil, &codedError{code: "JOB_NOT_FOUND", msg: "the job has just ended: ask again"}
 }
 
 // job is one reader's view of a job.
