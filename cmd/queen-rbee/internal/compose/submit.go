@@ -99,10 +99,16 @@ func rawValues(set map[string]any) map[string]string {
 // very moment is in none of the three places for an instant.
 func (s *submitter) attach(ctx context.Context, id string) (httpserver.Job, error) {
 	for tries := 0; ; tries++ {
+		h, running := s.rt.Handle(id)
 		if st, ok := s.hub.Lookup(id); ok {
+			if running {
+				if err := h.Committed(ctx); err != nil {
+					return nil, err
+				}
+			}
 			return &job{s: s, id: id, st: st, eager: true}, nil
 		}
-		if h, ok := s.rt.Handle(id); ok {
+		if running {
 			return &job{s: s, id: id, h: h, eager: true}, nil
 		}
 		if _, ok := s.live.get(id); !ok || tries == 100 {
