@@ -59,10 +59,11 @@ func Presented(h http.Header) (string, error) {
 		return "", refuse(ErrUnauthenticated, "the Authorization header is too long")
 	}
 	scheme, token, ok := strings.Cut(values[0], " ")
+	token = strings.TrimSpace(token)
 	if !ok || !strings.EqualFold(scheme, "Bearer") || token == "" {
 		return "", refuse(ErrUnauthenticated, "send the key as Authorization: Bearer rbee_...")
 	}
-	return strings.TrimSpace(token), nil
+	return token, nil
 }
 
 // Authorize checks the scope; need "" means that anyone may.
