@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"os"
 	"slices"
@@ -90,9 +89,9 @@ func TestFloodIsFair(t *testing.T) {
 	stop()
 	flood.Wait()
 	ratio := float64(percentile(beside, 99)) / float64(percentile(alone, 99))
-	t.Log(fmt.Sprintf("time to first token, p50 and p99: alone %s %s (%d), beside the flood %s %s (%d), the flood's own %s %s (%d); p99 ratio %.2f",
+	t.Logf("time to first token, p50 and p99: alone %s %s (%d), beside the flood %s %s (%d), the flood's own %s %s (%d); p99 ratio %.2f",
 		percentile(alone, 50), percentile(alone, 99), len(alone), percentile(beside, 50), percentile(beside, 99), len(beside),
-		percentile(served, 50), percentile(served, 99), len(served), ratio))
+		percentile(served, 50), percentile(served, 99), len(served), ratio)
 	if len(alone) != clients*each || len(beside) != clients*each {
 		t.Errorf("the quiet tenant was refused: %d and %d of %d", len(alone), len(beside), clients*each)
 	}

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 )
@@ -45,8 +44,6 @@ type theFleet struct {
 	n     fleetNet
 	home  string // the queen's
 	hosts [3]*machine
-	mu    sync.Mutex
-	feed  []event
 }
 
 func insideFleet(t *testing.T, n fleetNet) {

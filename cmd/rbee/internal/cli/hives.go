@@ -164,7 +164,7 @@ func (a *cli) addHive(ctx context.Context, body record, acceptNew bool, target s
 		return nil, err
 	}
 	if !acceptNew && !a.confirm(fmt.Sprintf("%s shows the host key %s.\nIs that the machine's own (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub there)? [yes/no] ", target, print)) {
-		return nil, fmt.Errorf("%w\ncompare the fingerprint on the machine itself (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub); if it is right: rbee hive add %s --host-key %s ...", err, target, print)
+		return nil, fmt.Errorf("%w\ncompare the fingerprint on the machine itself (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub); if it is right, run rbee hive add %s again with --host-key %s", err, target, print)
 	}
 	body["host_key"] = print
 	a.note("the host key of %s is pinned: %s", target, print)
