@@ -12,8 +12,9 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"time"
 
-	_ "github.com/mattn/go-sqlite3" // the driver that Open uses
+	"github.com/mattn/go-sqlite3" // the driver that Open uses
 
 	"github.com/queen-rbee/queen-rbee/registry"
 )
@@ -49,11 +50,26 @@ func Open(ctx context.Context, path string) (*Store, error) {
 	}
 	db.SetMaxOpenConns(1) // a handful of small writes a second: one connection never meets itself
 	s, err := New(ctx, db)
+	for begun := time.Now(); busy(err) && time.Since(begun) < openTimeout; s, err = New(ctx, db) {
+		select { // the switch to write-ahead logging does not wait for another opener as statements do
+		case <-ctx.Done():
+			return nil, errors.Join(fmt.Errorf("%s: %w", abs, ctx.Err()), db.Close())
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", abs, err), db.Close())
 	}
 	s.owned = true
 	return s, nil
+}
+
+// openTimeout is how long Open goes on when others open the file at the same time.
+const openTimeout = 10 * time.Second
+
+func busy(err error) bool {
+	var e sqlite3.Error
+	return errors.As(err, &e) && (e.Code == sqlite3.ErrBusy || e.Code == sqlite3.ErrLocked)
 }
 
 // New uses a database that the caller opened, and keeps it open on Close. It creates or migrates its table.
