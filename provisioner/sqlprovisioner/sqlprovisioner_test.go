@@ -44,6 +44,9 @@ func TestStore(t *testing.T) {
 
 func TestTwoMigrateAtOnce(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "p.db")
+	if err := open(t, path).Ping(); err != nil { // makes the file write-ahead: that switch waits for nobody
+		t.Fatal(err)
+	}
 	var wg sync.WaitGroup
 	errs := make([]error, 8)
 	for i := range errs {
