@@ -54,7 +54,7 @@ func (j *Journal) add(ctx context.Context, job string, seq uint64, meta uint32, 
 		return nil, err
 	}
 	switch {
-	case seq != s.queued+1:
+	case seq != s.queued+1 || s.whole:
 		return fail(queue.OutOfOrder(job, seq, s.queued))
 	case j.unsettled > maxUnsettled || len(j.batch.buf) > maxParked && visible:
 		j.wakeSettle()
