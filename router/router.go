@@ -153,6 +153,10 @@ func (r *Router) submitRouted(ctx context.Context, t *task, res *reservation) er
 	t.state = running
 	r.active++
 	r.mu.Unlock()
+	if t.job.Inline {
+		t.own = res
+		return nil
+	}
 	go t.carry(res)
 	return nil
 }
@@ -272,6 +276,16 @@ func (r *Router) poke() {
 	select {
 	case r.wake <- struct{}{}:
 	default:
+	}
+}
+
+// pokeWaiting wakes the dispatcher if somebody waits for what became free.
+func (r *Router) pokeWaiting() {
+	r.mu.Lock()
+	waiting := len(r.line) > 0 || len(r.orphans) > 0
+	r.mu.Unlock()
+	if waiting {
+		r.poke()
 	}
 }
 

@@ -63,6 +63,14 @@ type Hub struct {
 	mu      sync.Mutex
 	streams map[string]*Stream
 	buffers sync.Pool // of *[]byte: readers' output
+	expiry  sync.Mutex
+	over    []expiring // finished streams that are still in memory, the oldest first
+}
+
+// expiring is a finished stream and when it may leave memory.
+type expiring struct {
+	s  *Stream
+	at time.Time
 }
 
 // NewHub returns a hub over a journal; nil means one in memory.
@@ -147,6 +155,31 @@ func (h *Hub) flush() {
 	}
 	if err := h.flusher.Flush(); err != nil {
 		h.o.Logger.Warn("events kept back by the journal", "error", err)
+	}
+}
+
+// expire drops finished streams whose time has come; one timer serves them all.
+func (h *Hub) expire() {
+	now := time.Now()
+	h.expiry.Lock()
+	n := 0
+	for n < len(h.over) && !now.Before(h.over[n].at) {
+		n++
+	}
+	due := h.over[:n:n]
+	h.over = h.over[n:]
+	if len(h.over) > 0 {
+		time.AfterFunc(h.over[0].at.Sub(now), h.expire)
+	} else {
+		h.over = nil
+	}
+	h.expiry.Unlock()
+	for _, e := range due {
+		if e.s.Readers() > 0 {
+			e.s.expireLater()
+			continue
+		}
+		h.forget(e.s)
 	}
 }
 

@@ -214,6 +214,10 @@ func (s *Stream) finish(m Meta, data []byte) {
 	s.ended = true
 	s.noteTerminal(m, data)
 	close(s.done)
+	if s.state.body && !s.o.Detached {
+		s.hub.forget(s) // who has not read a short answer yet finds it in the journal
+		return
+	}
 	s.expireLater()
 }
 
@@ -227,13 +231,13 @@ func (s *Stream) noteTerminal(m Meta, data []byte) {
 
 // expireLater takes the stream out of memory once nobody needs it.
 func (s *Stream) expireLater() {
-	time.AfterFunc(s.hub.o.Grace, func() {
-		if s.Readers() > 0 {
-			s.expireLater()
-			return
-		}
-		s.hub.forget(s)
-	})
+	h := s.hub
+	h.expiry.Lock()
+	defer h.expiry.Unlock()
+	h.over = append(h.over, expiring{s, time.Now().Add(h.o.Grace)})
+	if len(h.over) == 1 {
+		time.AfterFunc(h.o.Grace, h.expire)
+	}
 }
 
 // wake tells the readers that there is something; those who want the whole answer only when it is for them. mu is held.
