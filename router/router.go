@@ -304,6 +304,13 @@ func (r *Router) remove(t *task) {
 	}
 }
 
+// enter counts a goroutine.
+func (r *Router) enter() {
+	r.mu.Lock()
+	r.active++
+	r.mu.Unlock()
+}
+
 // leave ends a goroutine that was counted.
 func (r *Router) leave() {
 	r.mu.Lock()

@@ -59,7 +59,8 @@ type copier struct {
 	batch   int
 }
 
-// Copy reads a worker's streamed answer to its end and emits its frames. It closes body. Nothing terminal of the
+// Copy reads a worker's streamed answer to its end and emits its frames. It closes body; one with a method Done() is told
+// before that its protocol's end was seen, so that it can keep the connection. Nothing terminal of the
 // worker is emitted: the caller ends the stream, or hands it to another worker. The error is nil only when the
 // answer was complete; else ErrFirstTimeout, ErrStalled, ErrTruncated (a clean or a broken end without the protocol's
 // end), *WorkerError, *ProtocolError, *LimitError, the error of Hold, or the context's.
@@ -116,6 +117,9 @@ func (c *copier) run(body io.Reader) error {
 		}
 	}
 	c.out.Complete = true
+	if d, ok := body.(interface{ Done() }); ok {
+		d.Done()
+	}
 	return nil
 }
 
