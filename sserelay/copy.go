@@ -56,7 +56,10 @@ type copier struct {
 	dirty   bool // frames were published without waking the readers
 	scratch []byte
 	seam    *seam
-	batch   int
+	like    likeness
+	burst   burst
+	batch   int   // frames of a detached stream since the readers were woken
+	err     error // of a burst
 }
 
 // Copy reads a worker's streamed answer to its end and emits its frames. It closes body; one with a method Done() is told
@@ -84,6 +87,9 @@ func (s *Stream) Copy(ctx context.Context, body io.ReadCloser, o CopyOptions) (O
 	}
 	err := c.run(body)
 	c.flush()
+	if err == nil {
+		err = c.err
+	}
 	if cause := ctx.Err(); cause != nil && err != nil {
 		err = context.Cause(ctx)
 	} else if w := c.watch.expired(); w != nil && err != nil {
@@ -157,6 +163,9 @@ func (c *copier) event(ev Event) error {
 
 // openai takes one event of a chat or completion stream.
 func (c *copier) openai(ev Event) error {
+	if len(ev.Type) == 0 && c.like.matches(ev.Data) {
+		return c.emit(newMeta(KindData, c.o.Protocol, flagText, 1), ev.Raw)
+	}
 	ch, ok := parseChunk(ev.Data)
 	switch {
 	case !ok:
@@ -187,6 +196,8 @@ func (c *copier) openai(ev Event) error {
 		if raw, drop = c.patch(ev, &ch, &flags); drop {
 			return nil
 		}
+	} else if flags == flagText && tokens == 1 {
+		c.like.learn(ev.Data, &ch)
 	}
 	return c.emit(newMeta(KindData, c.o.Protocol, flags, tokens), raw)
 }
@@ -307,6 +318,30 @@ func (c *copier) emit(m Meta, data []byte) error {
 		c.out.Frames++
 		c.out.Last = c.watch.seen()
 	}
+	if c.err != nil {
+		return c.err
+	}
+	if c.s.o.Detached || len(data) > c.s.hub.o.Window/8 {
+		return c.emitOne(m, data)
+	}
+	c.burst.add(m, data)
+	c.dirty = true
+	if c.burst.full() {
+		c.flush()
+		if c.s.crowded() {
+			c.s.waitForReaders(c.ctx)
+			c.watch.touch() // that was not the worker's silence
+		}
+	}
+	return c.err
+}
+
+// emitOne emits a frame that may not wait for others: of a detached stream, or a large one.
+func (c *copier) emitOne(m Meta, data []byte) error {
+	c.flush()
+	if c.err != nil {
+		return c.err
+	}
 	s := c.s
 	s.wmu.Lock()
 	s.state.note(m, data)
@@ -317,7 +352,7 @@ func (c *copier) emit(m Meta, data []byte) error {
 		c.flush()
 		if s.crowded() {
 			s.waitForReaders(c.ctx)
-			c.watch.touch() // that was not the worker's silence
+			c.watch.touch()
 		}
 	}
 	return err
@@ -345,6 +380,10 @@ func (c *copier) begin() error {
 func (c *copier) flush() {
 	if c.dirty {
 		c.dirty, c.batch = false, 0
+		if len(c.burst.metas) > 0 && c.err == nil {
+			c.err = c.s.emitBurst(&c.burst)
+		}
+		c.burst.reset()
 		if !c.s.o.Detached && c.s.watched() { // a detached one's frames are appended, not buffered
 			c.s.hub.flush()
 		}

@@ -59,6 +59,7 @@ type StreamOptions struct {
 type Hub struct {
 	journal Journal
 	flusher Flusher // the journal, if it is one
+	bulk    Bulk    // likewise
 	o       Options
 	mu      sync.Mutex
 	streams map[string]*Stream
@@ -80,7 +81,8 @@ func NewHub(j Journal, o Options) *Hub {
 		j = NewMemoryJournal(MemoryOptions{})
 	}
 	f, _ := j.(Flusher)
-	return &Hub{journal: j, flusher: f, o: o, streams: make(map[string]*Stream)}
+	b, _ := j.(Bulk)
+	return &Hub{journal: j, flusher: f, bulk: b, o: o, streams: make(map[string]*Stream)}
 }
 
 // Open starts the stream of a job, or with Recovered goes on with the one in the journal. It returns ErrExists

@@ -150,12 +150,16 @@ func (s *Stream) emit(ctx context.Context, m Meta, data []byte, wake bool) error
 // buffer journals a frame of an attached stream, whose readers get it whatever happens to the journal.
 func (s *Stream) buffer(seq uint64, m Meta, data []byte, wake bool) {
 	if err := s.hub.journal.Buffer(s.id, seq, uint32(m), data); err != nil {
-		s.hub.o.Logger.Warn("event not journalled", "job_id", s.id, "error", err)
-		if s.hub.o.OnJournal != nil {
-			s.hub.o.OnJournal(s.id, err)
-		}
+		s.notJournalled(err)
 	} else if wake && s.watched() {
 		s.hub.flush()
+	}
+}
+
+func (s *Stream) notJournalled(err error) {
+	s.hub.o.Logger.Warn("event not journalled", "job_id", s.id, "error", err)
+	if s.hub.o.OnJournal != nil {
+		s.hub.o.OnJournal(s.id, err)
 	}
 }
 
