@@ -21,12 +21,15 @@ func (b *burst) add(m Meta, data []byte) {
 
 func (b *burst) full() bool { return len(b.metas) >= burstFrames || len(b.data) >= burstBytes }
 
-// reset empties the burst. A stream that is idle holds little.
-func (b *burst) reset() {
-	if cap(b.data) > 4<<10 {
-		b.data = nil
+// reset empties the burst.
+func (b *burst) reset() { b.data, b.metas, b.ends = b.data[:0], b.metas[:0], b.ends[:0] }
+
+// burst returns memory for the frames of one read: a stream that waits for its worker holds none.
+func (h *Hub) burst() *burst {
+	if b, ok := h.bursts.Get().(*burst); ok {
+		return b
 	}
-	b.data, b.metas, b.ends = b.data[:0], b.metas[:0], b.ends[:0]
+	return &burst{}
 }
 
 // Bulk is a Journal that takes several frames at once: metas and ends have one element a frame, the frames stand one after

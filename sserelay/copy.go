@@ -57,7 +57,7 @@ type copier struct {
 	scratch []byte
 	seam    *seam
 	like    likeness
-	burst   burst
+	burst   *burst // nil while the worker is silent
 	batch   int   // frames of a detached stream since the readers were woken
 	err     error // of a burst
 }
@@ -324,6 +324,9 @@ func (c *copier) emit(m Meta, data []byte) error {
 	if c.s.o.Detached || len(data) > c.s.hub.o.Window/8 {
 		return c.emitOne(m, data)
 	}
+	if c.burst == nil {
+		c.burst = c.s.hub.burst()
+	}
 	c.burst.add(m, data)
 	c.dirty = true
 	if c.burst.full() {
@@ -380,10 +383,14 @@ func (c *copier) begin() error {
 func (c *copier) flush() {
 	if c.dirty {
 		c.dirty, c.batch = false, 0
-		if len(c.burst.metas) > 0 && c.err == nil {
-			c.err = c.s.emitBurst(&c.burst)
+		if b := c.burst; b != nil {
+			if c.err == nil {
+				c.err = c.s.emitBurst(b)
+			}
+			b.reset()
+			c.burst = nil
+			c.s.hub.bursts.Put(b)
 		}
-		c.burst.reset()
 		if !c.s.o.Detached && c.s.watched() { // a detached one's frames are appended, not buffered
 			c.s.hub.flush()
 		}

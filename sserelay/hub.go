@@ -64,6 +64,7 @@ type Hub struct {
 	mu      sync.Mutex
 	streams map[string]*Stream
 	buffers sync.Pool // of *[]byte: readers' output
+	bursts  sync.Pool // of *burst
 	expiry  sync.Mutex
 	over    []expiring // finished streams that are still in memory, the oldest first
 }
