@@ -202,7 +202,7 @@ func (c *call) ollamaVectors(field string) error {
 
 func (c *call) writeVectors(res *Result, model string, single bool, began time.Time) error {
 	if res.Status >= 400 {
-		return &workerRefusal{res.Status, workerMessage(res.Body)}
+		return refusalOf(res.Status, res.Body)
 	}
 	var out struct {
 		Data []struct {
@@ -236,32 +236,4 @@ func (c *call) writeVectors(res *Result, model string, single bool, began time.T
 	}
 	return writeJSON(c.w, http.StatusOK, map[string]any{"model": model, "embeddings": vectors,
 		"total_duration": c.now().Sub(began).Nanoseconds(), "load_duration": 0, "prompt_eval_count": out.Usage.Prompt})
-}
-
-// workerRefusal is a worker's own 4xx, told in another surface's shape.
-type workerRefusal struct {
-	status  int
-	message string
-}
-
-func (e *workerRefusal) Error() string { return e.message }
-func (e *workerRefusal) Code() string  { return CodeInvalidRequest }
-func (e *workerRefusal) Status() int   { return e.status }
-
-func workerMessage(body []byte) string {
-	var e struct {
-		Error json.RawMessage `json:"error"`
-	}
-	var o struct {
-		Message string `json:"message"`
-	}
-	if json.Unmarshal(body, &e) == nil && len(e.Error) > 0 {
-		if s, ok := unquoted(e.Error); ok {
-			return clip(s, 500)
-		}
-		if json.Unmarshal(e.Error, &o) == nil && o.Message != "" {
-			return clip(o.Message, 500)
-		}
-	}
-	return "the worker refused the request"
 }
