@@ -65,14 +65,23 @@ func (e *workerRefusal) LogText() string { return "the worker refused the reques
 func refusalOf(status int, body []byte) *workerRefusal {
 	e := &workerRefusal{code: CodeInvalidRequest, status: status, message: workerMessage(body)}
 	var shape struct {
-		Error struct{ Type string }
+		Error struct {
+			Type string
+			Code any
+		}
 	}
 	_ = json.Unmarshal(body, &shape) // other shapes have no type
+	code, _ := shape.Error.Code.(string)
+	if code == "" {
+		var flat struct{ Code string }
+		_ = json.Unmarshal(body, &flat)
+		code = flat.Code
+	}
 	switch {
 	case status == http.StatusNotImplemented:
 		e.code, e.status = CodeNotFound, http.StatusNotFound
 		e.message = "the model's worker does not serve this path: " + e.message
-	case shape.Error.Type == "exceed_context_size_error" || strings.Contains(e.message, "maximum context length"):
+	case code == CodeContextLength || code == "context_length_exceeded" || shape.Error.Type == "exceed_context_size_error" || strings.Contains(e.message, "maximum context length"):
 		e.code = CodeContextLength
 	case status == http.StatusNotFound:
 		e.code = CodeNotFound
@@ -122,7 +131,8 @@ func openaiRefusal(p problem, body []byte) []byte {
 	if s, ok := out["type"].(string); !ok || s == "" || p.code == CodeContextLength {
 		out["type"] = openaiType(p.status, p.code)
 	}
-	if s, ok := out["code"].(string); !ok || s == "" || p.code == CodeContextLength {
+	s, _ := out["code"].(string)
+	if _, ours := lookup(s); s == "" || ours || p.code == CodeContextLength {
 		out["code"] = openaiCode(p)
 	}
 	if _, ok := out["param"].(string); !ok {

@@ -412,7 +412,7 @@ func TestEmbeddingsAndRefusals(t *testing.T) {
 		{"/v1/chat/completions", `{"messages":[]}`, "messages"},
 		{"/v1/embeddings", `{"input":[]}`, "input"},
 		{"/v1/embeddings", `{"input":"x","encoding_format":"hex"}`, "encoding_format"},
-		{"/v1/execute", string(long), "INVALID_REQUEST"},
+		{"/v1/execute", string(long), "CONTEXT_LENGTH_EXCEEDED"},
 	} {
 		if code, out := post(t, srv.URL+tc.path, tc.body); code != 400 || !strings.Contains(out, tc.want) {
 			t.Errorf("%s %.40s: %d %s", tc.path, tc.body, code, out)
