@@ -43,8 +43,8 @@ func newSuite(t *testing.T, engine string) *suite {
 	return s
 }
 
-// workers is what the queen says of the chat model's workers.
-func (s *suite) workers() (out []struct {
+// records is what the queen says of the chat model's workers.
+func (s *suite) records() (out []struct {
 	ID    string `json:"worker_id"`
 	Total int    `json:"slots_total"`
 	Free  int    `json:"slots_free"`
@@ -60,7 +60,7 @@ func (s *suite) workers() (out []struct {
 // free reports whether no slot is taken, by the queen's account and, where the engine can be asked, by its own.
 func (s *suite) free() bool {
 	s.t.Helper()
-	for _, w := range s.workers() {
+	for _, w := range s.records() {
 		if w.Free != w.Total {
 			return false
 		}
