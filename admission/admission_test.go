@@ -210,7 +210,7 @@ func TestNoOverAdmission(t *testing.T) {
 		limits := admission.Limits{RPM: 600, TPM: 60_000, Concurrent: 10, TokensPerDay: 200_000}
 		c := controller(t, nil, admission.Options{Default: limits})
 		start := time.Now()
-		var running, admitted, settled, worst atomic.Int64
+		var running, admitted, settled, worst, charged atomic.Int64
 		var wg sync.WaitGroup
 		for worker := range 64 {
 			wg.Go(func() {
@@ -228,9 +228,14 @@ func TestNoOverAdmission(t *testing.T) {
 					if n, most := admitted.Add(1), 600+int64(time.Since(start).Minutes()*600)+1; n > most {
 						t.Errorf("%d requests admitted, at most %d may be", n, most)
 					}
+					cost := r.PromptTokens + r.MaxTokens
+					if n, most := charged.Add(cost), limits.TPM+int64(time.Since(start).Minutes()*float64(limits.TPM))+1; n > most {
+						t.Errorf("%d tokens were let in, at most %d may be", n, most)
+					}
 					pass(time.Duration(rng.IntN(300)) * time.Millisecond)
 					used := admission.Usage{Prompt: r.PromptTokens, Output: rng.Int64N(r.MaxTokens + 1)}
 					running.Add(-1) // before Settle: from then on another may enter
+					charged.Add(used.Total() - cost)
 					g.Settle(used)
 					if sum := settled.Add(used.Total()); sum > limits.TokensPerDay {
 						t.Errorf("%d tokens served, the quota is %d", sum, limits.TokensPerDay)
@@ -300,6 +305,18 @@ func TestBadLimitsAreRefused(t *testing.T) {
 	}
 	if _, err := c.Admit(t.Context(), admission.Request{}); err == nil {
 		t.Error("a request without a tenant was admitted")
+	}
+}
+
+func TestCheckAllocatesNothing(t *testing.T) {
+	c := controller(t, nil, admission.Options{Default: admission.Limits{RPM: 100, TPM: 1000}})
+	r := admission.Request{Tenant: "a", MaxTokens: 10}
+	if n := testing.AllocsPerRun(100, func() {
+		if _, err := c.Check(r); err != nil {
+			t.Fatal(err)
+		}
+	}); n != 0 {
+		t.Errorf("a check allocates %v times", n)
 	}
 }
 

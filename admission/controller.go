@@ -183,8 +183,8 @@ func (g *Grant) Remaining() Remaining { return g.state }
 
 // Admit lets a request in or returns a *Refusal. What it lets in counts at once.
 func (c *Controller) Admit(_ context.Context, r Request) (*Grant, error) {
-	g, refusal := c.decide(r, true)
-	if refusal != nil {
+	g := &Grant{}
+	if _, refusal := c.decide(r, g); refusal != nil {
 		if c.o.OnRefuse != nil {
 			c.o.OnRefuse(refusal.Reason)
 		}
@@ -195,11 +195,11 @@ func (c *Controller) Admit(_ context.Context, r Request) (*Grant, error) {
 
 // Check says what Admit would say, and changes nothing.
 func (c *Controller) Check(r Request) (Remaining, error) {
-	g, refusal := c.decide(r, false)
+	state, refusal := c.decide(r, nil)
 	if refusal != nil {
 		return refusal.State, refusal
 	}
-	return g.state, nil
+	return state, nil
 }
 
 // Restore takes up a job that was admitted before a restart and is not finished: it counts against concurrency and
@@ -232,13 +232,14 @@ func (c *Controller) enter(t *tenant, cost int64) {
 	t.reserved += cost
 }
 
-func (c *Controller) decide(r Request, take bool) (*Grant, *Refusal) {
+// decide judges a request; one that may come in is written to the grant, unless there is none.
+func (c *Controller) decide(r Request, g *Grant) (Remaining, *Refusal) {
 	if r.Tenant == "" {
-		return nil, &Refusal{Reason: CodeInvalid, Message: "the request names no tenant"}
+		return Remaining{}, &Refusal{Reason: CodeInvalid, Message: "the request names no tenant"}
 	}
 	t := c.get(r.Tenant)
 	if t == nil {
-		return nil, &Refusal{Reason: CodeCapacity, After: time.Minute, Message: "too many tenants are active: try again later"}
+		return Remaining{}, &Refusal{Reason: CodeCapacity, After: time.Minute, Message: "too many tenants are active: try again later"}
 	}
 	load := Load{Idle: true}
 	if c.depth != nil {
@@ -252,10 +253,10 @@ func (c *Controller) decide(r Request, take bool) (*Grant, *Refusal) {
 	t.day.roll(c.hour())
 	if refusal := c.refusal(t, r, load, cost, now); refusal != nil {
 		refusal.State = t.remaining()
-		return nil, refusal
+		return Remaining{}, refusal
 	}
-	if !take {
-		return &Grant{state: t.remaining()}, nil
+	if g == nil {
+		return t.remaining(), nil
 	}
 	if t.limits.RPM > 0 {
 		t.requests.level--
@@ -264,7 +265,8 @@ func (c *Controller) decide(r Request, take bool) (*Grant, *Refusal) {
 		t.tokens.level -= float64(min(cost, t.limits.TPM))
 	}
 	c.enter(t, cost)
-	return &Grant{c: c, t: t, id: r.ID, reserved: cost, state: t.remaining()}, nil
+	g.c, g.t, g.id, g.reserved, g.state = c, t, r.ID, cost, t.remaining()
+	return g.state, nil
 }
 
 // refusal checks in the order: may it ever, is it too much now, is there room, can it be in time.

@@ -145,7 +145,8 @@ type Targets interface {
 	Targets(ctx context.Context) ([]Target, error)
 }
 
-// Loader loads and unloads a model at a client's wish; Ollama's clients do so with an empty prompt.
+// Loader loads and unloads a model at a client's wish; Ollama's clients do so with an empty prompt. IdentityOf tells who
+// asks. keepAlive is as in Request.
 type Loader interface {
 	Load(ctx context.Context, model, keepAlive string) error
 	Unload(ctx context.Context, model string) error

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -114,19 +115,76 @@ func TestLoadingBesideError(t *testing.T) {
 	}
 }
 
-func TestWorkersOwnRefusalPasses(t *testing.T) {
+// TestWorkersOwnRefusal: what a worker says instead of an answer is told in the shape of the client's surface, streaming
+// or not, and what was passed through keeps its bytes.
+func TestWorkersOwnRefusal(t *testing.T) {
 	g := newRig(t, false, httpserver.Options{})
-	own := `{"error":{"code":400,"message":"the request exceeds the available context size","type":"exceed_context_size_error","n_ctx":512}}`
-	g.f.OnResult = func(_ context, _ *httpserver.Request, _ httpserver.View) (*httpserver.Result, error) {
-		return &httpserver.Result{Status: 400, Header: http.Header{"Content-Type": {"application/json"}}, Body: []byte(own)}, nil
-	}
-	resp, body := g.do(t, "POST", "/v1/chat/completions", chatBody)
-	if resp.StatusCode != 400 || body != own {
-		t.Fatalf("%d %s", resp.StatusCode, body)
-	}
-	resp, body = g.do(t, "POST", "/api/chat", `{"model":"stories","stream":false,"messages":[{"role":"user","content":"x"}]}`)
-	if resp.StatusCode != 400 || body != `{"error":"the request exceeds the available context size"}`+"\n" {
-		t.Fatalf("%d %s", resp.StatusCode, body)
+	const size = `{"error":{"code":400,"message":"too long","type":"exceed_context_size_error","n_ctx":512}}`
+	const vllm = `{"object":"error","message":"maximum context length is 512","type":"BadRequestError","code":400}`
+	const none = `{"error":{"code":501,"message":"start it with --embeddings","type":"not_supported_error"}}`
+	const plain = `{"error":{"message":"bad grammar","type":"invalid_request_error","param":"grammar","code":"bad_grammar"}}`
+	chat, raw := "/v1/chat/completions", "/v1/messages"
+	for _, c := range []struct {
+		path         string
+		worker       int
+		said         string
+		status       int
+		code, header string
+		message      string
+	}{
+		{chat, 400, size, 400, "context_length_exceeded", "CONTEXT_LENGTH_EXCEEDED", "too long"},
+		{chat, 400, vllm, 400, "context_length_exceeded", "CONTEXT_LENGTH_EXCEEDED", "maximum context length"},
+		{chat, 400, plain, 400, "bad_grammar", "INVALID_REQUEST", "bad grammar"},
+		{chat, 501, none, 404, "not_found", "NOT_FOUND", "--embeddings"},
+		{chat, 422, "nonsense", 422, "invalid_request", "INVALID_REQUEST", "refused"},
+		{raw, 400, size, 400, "", "CONTEXT_LENGTH_EXCEEDED", ""},
+		{raw, 501, none, 404, "not_found", "NOT_FOUND", "--embeddings"},
+		{"/api/chat", 400, size, 400, "", "CONTEXT_LENGTH_EXCEEDED", "too long"},
+		{"/api/chat", 501, none, 404, "", "NOT_FOUND", "--embeddings"},
+	} {
+		header := http.Header{"Content-Type": {"application/json"}, "X-Rbee-Worker-Id": {"w-1"}}
+		g.f.OnResult = func(context, *httpserver.Request, httpserver.View) (*httpserver.Result, error) {
+			return &httpserver.Result{Status: c.worker, Header: header, Body: []byte(c.said)}, nil
+		}
+		g.f.OnServe = func(_ context, _ *httpserver.Request, w http.ResponseWriter, _ httpserver.View) error {
+			w.Header().Set("Cache-Control", "no-cache, no-transform")
+			w.WriteHeader(c.worker)
+			_, err := w.Write([]byte(c.said))
+			_ = http.NewResponseController(w).Flush()
+			return err
+		}
+		for _, stream := range []string{"true", "false"} {
+			resp, body := g.do(t, "POST", c.path, `{"model":"stories","stream":`+stream+`,"messages":[{"role":"user","content":"x"}]}`)
+			name := fmt.Sprintf("%s stream=%s %s: %d %s", c.path, stream, c.said, resp.StatusCode, body)
+			if resp.StatusCode != c.status || resp.Header.Get("X-Rbee-Error") != c.header || resp.Header.Get("X-Should-Retry") != "false" ||
+				resp.Header.Get("Cache-Control") != "" || stream == "false" && resp.Header.Get("X-Rbee-Worker-Id") != "w-1" {
+				t.Errorf("%s %v", name, resp.Header)
+			}
+			if c.path == raw && c.code == "" {
+				if body != c.said {
+					t.Errorf("%s: not the worker's own bytes", name)
+				}
+				continue
+			}
+			if c.path == "/api/chat" {
+				if !strings.HasPrefix(body, `{"error":"`) || !strings.Contains(body, c.message) {
+					t.Error(name)
+				}
+				continue
+			}
+			var v struct{ Error map[string]any }
+			if err := json.Unmarshal([]byte(body), &v); err != nil || v.Error["code"] != c.code || !contains(fmt.Sprint(v.Error["message"]), c.message) {
+				t.Errorf("%s: %v", name, err)
+			}
+			for _, field := range []string{"message", "type", "param", "code"} {
+				if _, ok := v.Error[field]; !ok {
+					t.Errorf("%s: no %s", name, field)
+				}
+			}
+			if c.said == size && v.Error["n_ctx"] != 512.0 {
+				t.Errorf("%s: the worker's other facts are lost", name)
+			}
+		}
 	}
 }
 

@@ -229,9 +229,9 @@ func (c *call) ollamaLoad(model, keep string, chat bool) error {
 	var err error
 	if d, perr := time.ParseDuration(keep); keep != "" && perr == nil && d == 0 {
 		reason = "unload"
-		err = c.s.o.Loader.Unload(c.r.Context(), model)
+		err = c.s.o.Loader.Unload(c.withIdentity().Context(), model)
 	} else {
-		err = c.s.o.Loader.Load(c.r.Context(), model, keep)
+		err = c.s.o.Loader.Load(c.withIdentity().Context(), model, keep)
 	}
 	if err != nil {
 		return err

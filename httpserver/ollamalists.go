@@ -1,6 +1,8 @@
 package httpserver
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -48,7 +50,12 @@ func parameterSize(n int64) string {
 }
 
 func tagOf(m ModelName) ollamaTag {
-	return ollamaTag{m.Name, m.Name, m.Created.UTC().Format(time.RFC3339Nano), m.SizeBytes, m.SHA256, detailsOf(m)}
+	digest := m.SHA256
+	if digest == "" { // clients tell models apart by it: where no file's is known, the name's serves
+		sum := sha256.Sum256([]byte(m.Name))
+		digest = hex.EncodeToString(sum[:])
+	}
+	return ollamaTag{m.Name, m.Name, m.Created.UTC().Format(time.RFC3339Nano), m.SizeBytes, digest, detailsOf(m)}
 }
 
 // ollamaTags is GET /api/tags.
@@ -94,7 +101,7 @@ func (c *call) ollamaPs() error {
 			continue
 		}
 		r := running{ollamaTag: tagOf(names[i]), SizeVRAM: w.MemoryBytes, Context: names[i].ContextLength,
-			ExpiresAt: c.now().Add(24 * time.Hour).UTC().Format(time.RFC3339Nano)}
+			ExpiresAt: c.expires(w).UTC().Format(time.RFC3339Nano)}
 		if w.MemoryBytes > 0 {
 			r.Size = w.MemoryBytes
 		}
@@ -104,6 +111,14 @@ func (c *call) ollamaPs() error {
 		out = append(out, r)
 	}
 	return writeJSON(c.w, http.StatusOK, map[string]any{"models": out})
+}
+
+// expires is when Ollama's clients are told that a worker stops: a far year for one that stays.
+func (c *call) expires(w Worker) time.Time {
+	if w.ExpiresAt.IsZero() {
+		return c.now().AddDate(100, 0, 0)
+	}
+	return w.ExpiresAt
 }
 
 // ollamaShow is POST /api/show.
@@ -202,7 +217,7 @@ func (c *call) ollamaVectors(field string) error {
 
 func (c *call) writeVectors(res *Result, model string, single bool, began time.Time) error {
 	if res.Status >= 400 {
-		return &workerRefusal{res.Status, workerMessage(res.Body)}
+		return refusalOf(res.Status, res.Body)
 	}
 	var out struct {
 		Data []struct {
@@ -236,32 +251,4 @@ func (c *call) writeVectors(res *Result, model string, single bool, began time.T
 	}
 	return writeJSON(c.w, http.StatusOK, map[string]any{"model": model, "embeddings": vectors,
 		"total_duration": c.now().Sub(began).Nanoseconds(), "load_duration": 0, "prompt_eval_count": out.Usage.Prompt})
-}
-
-// workerRefusal is a worker's own 4xx, told in another surface's shape.
-type workerRefusal struct {
-	status  int
-	message string
-}
-
-func (e *workerRefusal) Error() string { return e.message }
-func (e *workerRefusal) Code() string  { return CodeInvalidRequest }
-func (e *workerRefusal) Status() int   { return e.status }
-
-func workerMessage(body []byte) string {
-	var e struct {
-		Error json.RawMessage `json:"error"`
-	}
-	var o struct {
-		Message string `json:"message"`
-	}
-	if json.Unmarshal(body, &e) == nil && len(e.Error) > 0 {
-		if s, ok := unquoted(e.Error); ok {
-			return clip(s, 500)
-		}
-		if json.Unmarshal(e.Error, &o) == nil && o.Message != "" {
-			return clip(o.Message, 500)
-		}
-	}
-	return "the worker refused the request"
 }

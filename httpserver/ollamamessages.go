@@ -86,7 +86,7 @@ func arguments(raw json.RawMessage) string {
 
 func unquoted(raw json.RawMessage) (string, bool) {
 	var s string
-	if raw[0] != '"' || json.Unmarshal(raw, &s) != nil {
+	if len(raw) == 0 || raw[0] != '"' || json.Unmarshal(raw, &s) != nil {
 		return "", false
 	}
 	return s, true

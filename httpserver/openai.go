@@ -155,14 +155,19 @@ func (c *call) run(req *Request, view View) error {
 	}
 	c.jobHeaders(job)
 	if req.Stream {
-		return job.Serve(c.r.Context(), c.w, view)
+		a := &answer{response: c.w}
+		if err := job.Serve(c.r.Context(), a, view); err != nil || a.refused == 0 {
+			return err
+		}
+		return c.workerRefused(req, a.refused, a.body)
 	}
 	res, err := job.Result(c.r.Context(), view)
 	if err != nil {
 		return err
 	}
-	if res.Status >= 400 && faceOf(c.r.URL.Path) == faceOllama {
-		return &workerRefusal{res.Status, workerMessage(res.Body)}
+	if res.Status >= 400 {
+		c.resultHeaders(res)
+		return c.workerRefused(req, res.Status, res.Body)
 	}
 	c.writeResult(res)
 	return nil
@@ -242,14 +247,19 @@ func (c *call) jobHeaders(job Job) {
 	}
 }
 
-// writeResult passes a whole answer on.
-func (c *call) writeResult(res *Result) {
+func (c *call) resultHeaders(res *Result) {
 	h := c.w.Header()
 	for k, v := range res.Header {
 		if !hopByHop(k) {
 			h[http.CanonicalHeaderKey(k)] = v
 		}
 	}
+}
+
+// writeResult passes a whole answer on.
+func (c *call) writeResult(res *Result) {
+	c.resultHeaders(res)
+	h := c.w.Header()
 	if h.Get("Content-Type") == "" {
 		h.Set("Content-Type", "application/json")
 	}

@@ -78,6 +78,8 @@ type Worker struct {
 	LastUsedAt    Time     `json:"last_used_at"`
 	Message       string   `json:"message,omitempty"`
 	Capabilities  []string `json:"capabilities,omitempty"`
+
+	ExpiresAt time.Time `json:"-"` // when it stops if nobody uses it, zero = never; shown by Ollama's /api/ps
 }
 
 // WorkerHealth is what a health check of a worker says.

@@ -157,7 +157,12 @@ func (c *call) fail(err error) {
 	}
 	p := writeError(c.w, faceOf(c.r.URL.Path), c.correlation, err)
 	if p.status >= 500 {
-		c.s.o.Log.Log(c.r.Context(), slog.LevelError, "request failed", "correlation_id", c.correlation, "code", p.code, "err", logText(err))
+		level := slog.LevelError
+		switch p.code { // said to each of many clients while the server does what it should: no fault, and no line for each
+		case CodeSystemAtCapacity, CodeShuttingDown, CodeModelLoading, CodeDeadlineExceeded, CodeNotAvailable:
+			level = slog.LevelDebug
+		}
+		c.s.o.Log.Log(c.r.Context(), level, "request failed", "correlation_id", c.correlation, "code", p.code, "err", logText(err))
 	}
 }
 

@@ -29,10 +29,16 @@ func (e *statusError) LogText() string {
 
 // Code is the contract's code of the status.
 func (e *statusError) Code() string {
-	if e.status/100 == 4 {
+	if e.clients() {
 		return CodeInvalid
 	}
 	return CodeWorkerFailed
+}
+
+// clients reports whether the answer is about the request and not about the worker: a 501 is what engines say to a path
+// that they were started without.
+func (e *statusError) clients() bool {
+	return e.status/100 == 4 || e.status == http.StatusNotImplemented
 }
 
 // refused judges an answer that is not a success.
@@ -52,12 +58,12 @@ func (t *task) refused(s Stream, x *exchange, resp *http.Response, cont *continu
 		}
 	case resp.StatusCode == http.StatusUnauthorized || resp.StatusCode == http.StatusForbidden || resp.StatusCode == http.StatusRequestTimeout:
 		// the queen's own key, or the worker's impatience: nothing that the client did
-	case resp.StatusCode/100 == 4 && cont == nil:
+	case e.clients() && cont == nil:
 		out.Kind = ClientError
 		if _, err := s.Body(t.ctx, resp.StatusCode, resp.Header, body); err != nil {
 			out.Kind, out.Err = t.kindOf(err), err
 		}
-	case resp.StatusCode/100 == 4:
+	case e.clients():
 		// the continuation is the router's own request, not the client's
 		out.Err = refusal("this answer, by its engine's own word,")
 		t.rescues = max(t.rescues, t.r.o.Rescues)

@@ -301,7 +301,7 @@ func TestFault06Hangs(t *testing.T) {
 }
 
 func TestFault07ClientErrorsBlameNobody(t *testing.T) {
-	for _, status := range []int{400, 404, 413, 422} {
+	for _, status := range []int{400, 404, 413, 422, 501} {
 		a, b := two(t, ProtocolOpenAI, refuseWith(status, "", `{"error":{"message":"exceeds the context","type":"exceed_context_size_error"}}`))
 		g := newRig(t, Options{}, a, b)
 		h := g.submit(complete(5))

@@ -426,6 +426,24 @@ func TestManyLines(t *testing.T) {
 	}
 }
 
+// TestAnswerLostInACrash: the job of a line's key ran before a crash that took its events. The line runs again under
+// another key.
+func TestAnswerLostInACrash(t *testing.T) {
+	r := newRig(t, newWatched(), batches.Options{Concurrency: 1})
+	keys := map[string]bool{}
+	r.f.Refuse = func(q *httpserver.Request) error {
+		if keys[q.IdempotencyKey] = true; len(keys) == 1 {
+			return refusal{httpserver.CodeJobNotFound}
+		}
+		return nil
+	}
+	r.run(t)
+	r.create(t, r.upload(t, requests(1, "m")))
+	if done := r.store.until(t, is(batches.Completed)); done.Completed != 1 || done.Failed != 0 || len(keys) != 2 {
+		t.Errorf("%+v %v", done, keys)
+	}
+}
+
 // FuzzInput sends any file through validation: it fails or it runs, and ends.
 func FuzzInput(f *testing.F) {
 	f.Add([]byte(requests(2, "m")))

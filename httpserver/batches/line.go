@@ -101,6 +101,10 @@ func (r *run) once(ctx context.Context, l inputLine, key string) (*httpserver.Re
 	req.RequestID, req.CorrelationID = key, r.batch.Correlated
 	job, err := r.submitter.Submit(ctx, req)
 	if err != nil {
+		var coder httpserver.Coder
+		if errors.As(err, &coder) && coder.Code() == httpserver.CodeJobNotFound { // it ran, and a crash took its answer
+			return nil, &jobError{err}
+		}
 		return nil, err
 	}
 	res, err := job.Result(ctx, view)
@@ -142,7 +146,7 @@ func (r *run) patience(err error) (wait time.Duration, again, counts bool) {
 	case httpserver.CodeRateLimited, httpserver.CodeQuotaExceeded, httpserver.CodeSystemAtCapacity, httpserver.CodeShuttingDown,
 		httpserver.CodeModelLoading, httpserver.CodeNoHiveAvailable, httpserver.CodeInsufficientVRAM:
 		return wait, true, false
-	case httpserver.CodeCancelled, httpserver.CodeWorkerFailed, httpserver.CodeHiveFailed, httpserver.CodeProvisionFailed, httpserver.CodeInternal:
+	case httpserver.CodeJobNotFound, httpserver.CodeCancelled, httpserver.CodeWorkerFailed, httpserver.CodeHiveFailed, httpserver.CodeProvisionFailed, httpserver.CodeInternal:
 		return wait, true, true
 	}
 	return 0, false, false

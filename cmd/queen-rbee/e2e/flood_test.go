@@ -2,17 +2,13 @@ package e2e
 
 import (
 	"bytes"
-	"context"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -54,51 +50,6 @@ func (q *queen) hiveStatus() string {
 		return ""
 	}
 	return list.Nodes[0].Status
-}
-
-// TestFault18Flood sends ten times what the queue takes: what is refused says when to come back, what was accepted is
-// answered, and memory stays bounded.
-func TestFault18Flood(t *testing.T) {
-	q := start(t, "models: {demo: {ref: \"sim:demo?ttft=20ms&itl=2ms&slots=4\"}}\nqueue: {max: 40}\n")
-	q.json("POST", "/v1/completions", `{"model":"demo","prompt":"warm","max_tokens":1}`, nil, 200)
-	before := rss(t, q.cmd.Process.Pid)
-	var ok, refused, wrong atomic.Int64
-	var wg sync.WaitGroup
-	gate := make(chan struct{}, 400)
-	for range long(1500, 8000) {
-		gate <- struct{}{}
-		wg.Go(func() {
-			defer func() { <-gate }()
-			ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
-			defer cancel()
-			res, err := q.do(ctx, "POST", "/v1/completions", `{"model":"demo","prompt":"go","max_tokens":3}`)
-			if err != nil {
-				wrong.Add(1)
-				return
-			}
-			data, _ := io.ReadAll(res.Body)
-			_ = res.Body.Close()
-			switch {
-			case res.StatusCode == 200 && bytes.Contains(data, []byte(`"length"`)):
-				ok.Add(1)
-			case (res.StatusCode == 429 || res.StatusCode == 503) && res.Header.Get("Retry-After") != "" && res.Header.Get("X-Should-Retry") == "true":
-				refused.Add(1)
-			default:
-				wrong.Add(1)
-				t.Logf("status %d: %s", res.StatusCode, data)
-			}
-		})
-	}
-	wg.Wait()
-	after := rss(t, q.cmd.Process.Pid)
-	t.Logf("fault 18: %d answered, %d refused, %d wrong; RSS %d -> %d MiB", ok.Load(), refused.Load(), wrong.Load(), before>>20, after>>20)
-	if wrong.Load() > 0 || ok.Load() == 0 || refused.Load() == 0 {
-		t.Error("every request must be answered or refused with Retry-After")
-	}
-	if after > before*2+(64<<20) {
-		t.Errorf("memory grew from %d to %d MiB", before>>20, after>>20)
-	}
-	q.until("nothing is left in line", 20*time.Second, func() bool { return q.count("queued")+q.count("running") == 0 })
 }
 
 func rss(t *testing.T, pid int) int64 {

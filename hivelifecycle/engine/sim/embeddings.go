@@ -1,6 +1,8 @@
 package sim
 
 import (
+	"encoding/base64"
+	"encoding/binary"
 	"encoding/json"
 	"math"
 	"net/http"
@@ -12,7 +14,8 @@ const dimensions = 64
 // other, which is all that a test of the path needs.
 func (s *Server) embeddings(w http.ResponseWriter, r *http.Request) {
 	var in struct {
-		Input json.RawMessage `json:"input"`
+		Input  json.RawMessage `json:"input"`
+		Format string          `json:"encoding_format"`
 	}
 	if !read(w, r, &in) {
 		return
@@ -25,13 +28,30 @@ func (s *Server) embeddings(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusBadRequest, "invalid_request_error", "input is a string or a list of 1 to 2048 strings")
 		return
 	}
+	if in.Format != "" && in.Format != "float" && in.Format != "base64" {
+		fail(w, http.StatusBadRequest, "invalid_request_error", "encoding_format is float or base64")
+		return
+	}
 	data, total := make([]any, 0, len(list)), 0
 	for i, txt := range list {
 		total += promptTokens(txt)
-		data = append(data, map[string]any{"object": "embedding", "index": i, "embedding": vector(txt)})
+		var v any = vector(txt)
+		if in.Format == "base64" {
+			v = packed(vector(txt))
+		}
+		data = append(data, map[string]any{"object": "embedding", "index": i, "embedding": v})
 	}
 	reply(w, http.StatusOK, map[string]any{"object": "list", "model": s.o.Alias, "data": data,
 		"usage": map[string]any{"prompt_tokens": total, "total_tokens": total}})
+}
+
+// packed is a vector as base64 of its little-endian 32-bit floats, as OpenAI's own clients ask for it.
+func packed(v []float64) string {
+	b := make([]byte, 0, 4*len(v))
+	for _, x := range v {
+		b = binary.LittleEndian.AppendUint32(b, math.Float32bits(float32(x)))
+	}
+	return base64.StdEncoding.EncodeToString(b)
 }
 
 func vector(txt string) []float64 {

@@ -28,12 +28,13 @@ func (s *Server) execute(w http.ResponseWriter, r *http.Request) {
 		prompt, prefill = render(in.Messages)
 		prefix = prefill + prefix
 	}
+	code := "INVALID_REQUEST"
 	t, err := s.plan(prompt, prefix, in.MaxTokens)
 	if err == nil && s.tooLong(t) {
-		err = errors.New("the prompt exceeds the context of " + strconv.Itoa(s.c.Context) + " tokens")
+		code, err = "CONTEXT_LENGTH_EXCEEDED", errors.New("the prompt exceeds the context of "+strconv.Itoa(s.c.Context)+" tokens")
 	}
 	if err != nil {
-		reply(w, http.StatusBadRequest, map[string]any{"error": map[string]any{"code": "INVALID_REQUEST", "message": err.Error()}})
+		reply(w, http.StatusBadRequest, map[string]any{"error": map[string]any{"code": code, "message": err.Error()}})
 		return
 	}
 	ctx, cancel := context.WithCancelCause(r.Context())

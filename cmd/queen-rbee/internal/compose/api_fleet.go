@@ -22,6 +22,7 @@ type workersAPI struct {
 	f   *fleet
 	mon *monitor.Monitor
 	ctx context.Context // of work that outlives a request
+	ttl func(*registry.Worker) time.Duration
 }
 
 var _ httpserver.Workers = (*workersAPI)(nil)
@@ -45,6 +46,12 @@ func (a *workersAPI) List(_ context.Context, node string) ([]httpserver.Worker, 
 			continue
 		}
 		r := workerRecord(w)
+		if ttl := a.ttl(w); ttl > 0 && !w.External {
+			r.ExpiresAt = lastUsed(w).Add(ttl)
+			if a.f.inFlight(w.ID) > 0 {
+				r.ExpiresAt = time.Now().Add(ttl)
+			}
+		}
 		if used := a.f.inFlight(w.ID); used > 0 && !w.External {
 			r.SlotsFree = max(0, w.SlotsTotal-used)
 			if r.State == string(registry.WorkerIdle) {

@@ -300,7 +300,11 @@ func (f *fleet) serves(e provisioner.Entry, path string) error {
 		}
 	}
 	slices.Sort(could)
-	return &codedError{code: "NOT_FOUND", msg: fmt.Sprintf("the engine %s of model %s does not serve %s; these would: %s", spec.Name, e.Name, path, strings.Join(could, ", ")),
+	those := "no engine known here would: configure one whose paths name it"
+	if len(could) > 0 {
+		those = "these would: " + strings.Join(could, ", ")
+	}
+	return &codedError{code: "NOT_FOUND", msg: fmt.Sprintf("the engine %s of model %s does not serve %s; %s", spec.Name, e.Name, path, those),
 		facts: map[string]any{"engines": could}}
 }
 

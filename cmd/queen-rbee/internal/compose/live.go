@@ -16,6 +16,7 @@ type entry struct {
 	grant       *admission.Grant
 	commit      router.Pending // of the insert
 	fingerprint string         // of the body, for an Idempotency-Key
+	keep        string         // keep_alive: how long its worker stays afterwards, "" = not said
 
 	mu    sync.Mutex
 	lease queue.Lease

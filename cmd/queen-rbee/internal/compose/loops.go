@@ -177,6 +177,9 @@ func (q *Queen) done(j *router.Job, r router.Result) {
 	if e != nil && e.grant != nil {
 		e.grant.Settle(admission.Usage{Prompt: int64(r.PromptTokens), Output: int64(r.TokensOut)})
 	}
+	if e != nil {
+		q.keeps.set(r.Worker, e.keep)
+	}
 	if r.State == router.Complete && !r.Started.IsZero() {
 		q.wait.took(j.Model, r.Completed.Sub(r.Started))
 	}

@@ -55,7 +55,7 @@ func (s *submitter) Submit(ctx context.Context, r *httpserver.Request) (httpserv
 		Node: r.Node, Surface: surfaces[r.Surface], Path: r.Path, Body: r.Body, ContentType: r.ContentType, Prompt: r.Prompt, Stream: r.Stream,
 		Inline: !r.Stream && !r.Detach, Detached: r.Detach, Deadline: r.Deadline, Submitted: time.Now(), PromptTokens: prompt, MaxTokens: r.MaxTokens,
 		IdempotencyKey: r.IdempotencyKey, CorrelationID: r.CorrelationID, Traceparent: r.Traceparent, Strip: entry0.Strip, Set: rawValues(entry0.Set)}
-	e := &entry{job: j, grant: grant, fingerprint: r.BodyHash}
+	e := &entry{job: j, grant: grant, fingerprint: r.BodyHash, keep: r.KeepAlive}
 	j.Aux = &work{entry: e}
 	s.live.put(id, e)
 	s.met.RequestStart(ctx, j.Surface.String())

@@ -16,7 +16,7 @@ var (
 	_ eviction.Drainer = (*idleWorkers)(nil)
 )
 
-// Items implements eviction.Lister. A worker counts as pinned while its model has no more workers than it is to keep,
+// Items implements eviction.Lister. A worker counts as pinned while its model would have too few without it,
 // as busy while it has requests or its model has some waiting, or while the queen doubts her own network.
 func (i *idleWorkers) Items(context.Context) ([]eviction.Item, error) {
 	needs := i.q.src.Snapshot().Needs
@@ -27,18 +27,19 @@ func (i *idleWorkers) Items(context.Context) ([]eviction.Item, error) {
 			count[w.Model]++
 		}
 	}
+	i.q.keeps.prune(snap)
 	var out []eviction.Item
 	for _, w := range snap.Workers {
 		if w.External || !ready(w) && w.State != registry.WorkerDraining {
 			continue
 		}
-		n := needs[w.Model]
-		last := w.LastUsedAt
-		if last.Before(w.StartedAt) {
-			last = w.StartedAt
+		n, last := needs[w.Model], lastUsed(w)
+		others := count[w.Model] // a worker that is being drained already is not among them
+		if ready(w) {
+			others--
 		}
 		out = append(out, eviction.Item{ID: w.ID, Group: w.Node + "/" + w.Device, Size: w.MemoryBytes, LastUsed: last,
-			ReloadSeconds: n.LoadTime.Seconds(), TTL: n.TTL, Pinned: n.Pin || count[w.Model] <= n.Workers,
+			ReloadSeconds: n.LoadTime.Seconds(), TTL: i.q.keeps.ttl(w.ID, n.TTL), Pinned: n.Pin || others < n.Workers,
 			Busy: i.q.door.inFlight(w.ID) > 0 || i.q.q.Waiting(w.Model) > 0 || i.q.mon.SelfSuspect()})
 	}
 	return out, nil

@@ -1,0 +1,117 @@
+package compose
+
+import (
+	"context"
+	"encoding/json"
+	"sync"
+	"time"
+
+	"github.com/queen-rbee/queen-rbee/httpserver"
+	"github.com/queen-rbee/queen-rbee/registry"
+)
+
+// keeps is how long workers stay after their last request, where a client said so (Ollama's keep_alive). It is forgotten
+// with the worker.
+type keeps struct {
+	mu sync.Mutex
+	m  map[string]time.Duration
+}
+
+// set takes a client's word; "" says nothing, a negative time for ever, zero not at all.
+func (k *keeps) set(worker, keep string) {
+	d, err := time.ParseDuration(keep)
+	if keep == "" || err != nil || worker == "" {
+		return
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.m == nil {
+		k.m = map[string]time.Duration{}
+	}
+	k.m[worker] = d
+}
+
+// ttl is a worker's time to live, 0 = for ever, given its model's own.
+func (k *keeps) ttl(worker string, model time.Duration) time.Duration {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	d, ok := k.m[worker]
+	switch {
+	case !ok:
+		return model
+	case d < 0:
+		return 0
+	}
+	return max(d, 1) // at once is after the shortest time, since 0 means never
+}
+
+// prune forgets the workers that are no more.
+func (k *keeps) prune(snap *registry.Snapshot) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for id := range k.m {
+		if _, ok := snap.Worker(id); !ok {
+			delete(k.m, id)
+		}
+	}
+}
+
+func lastUsed(w *registry.Worker) time.Time {
+	if w.LastUsedAt.Before(w.StartedAt) {
+		return w.StartedAt
+	}
+	return w.LastUsedAt
+}
+
+// ttl is how long a worker stays unused; 0 = for ever, as for one of those that its model keeps or that is pinned.
+func (q *Queen) ttl(w *registry.Worker) time.Duration {
+	n := q.src.Snapshot().Needs[w.Model]
+	if n.Pin || n.Workers > 0 {
+		return 0
+	}
+	return q.keeps.ttl(w.ID, n.TTL)
+}
+
+// loader loads and unloads models for Ollama's clients.
+type loader struct {
+	q   *Queen
+	sub *submitter
+}
+
+var _ httpserver.Loader = (*loader)(nil)
+
+// Load implements httpserver.Loader with the smallest of jobs, so that a load that a client asks for is scheduled, shared
+// and accounted like any other. What the worker makes of the job does not matter: by then the model is loaded.
+func (l *loader) Load(ctx context.Context, model, keepAlive string) error {
+	body, err := json.Marshal(map[string]any{"model": model, "prompt": "a", "max_tokens": 1})
+	if err != nil {
+		return err
+	}
+	r, view, err := httpserver.ParseRequest("/v1/completions", body, 0)
+	if err != nil {
+		return err
+	}
+	r.Identity, _ = httpserver.IdentityOf(ctx)
+	r.KeepAlive = keepAlive
+	j, err := l.sub.Submit(ctx, r)
+	if err != nil {
+		return err
+	}
+	_, err = j.Result(ctx, view)
+	return err
+}
+
+// Unload implements httpserver.Loader: the model's workers go as soon as nothing runs on them, but for those that are
+// pinned or that the operator wants to have.
+func (l *loader) Unload(_ context.Context, model string) error {
+	e, err := l.sub.resolve(model)
+	if err != nil {
+		return err
+	}
+	for _, w := range l.q.reg.Snapshot().Workers {
+		if w.Model == e.Name {
+			l.q.keeps.set(w.ID, "0s")
+		}
+	}
+	return nil
+}
