@@ -20,6 +20,7 @@ import (
 	"github.com/queen-rbee/queen-rbee/auth"
 	"github.com/queen-rbee/queen-rbee/cmd/queen-rbee/internal/compose"
 	"github.com/queen-rbee/queen-rbee/cmd/queen-rbee/internal/config"
+	"github.com/queen-rbee/queen-rbee/monitor/sdnotify"
 	"github.com/queen-rbee/queen-rbee/queue"
 )
 
@@ -150,11 +151,13 @@ func serve(version string, cfg *config.Config, f *flags, stdout, stderr io.Write
 	log := logger(cfg, stderr)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
+	m := &manager{n: sdnotify.FromEnv(), log: log}
+	defer m.end()
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	defer signal.Stop(signals)
 
-	q, err := compose.New(ctx, cfg, compose.Options{Version: version, Log: log, LeaveHives: f.leave, RestartAudit: f.restartAudit})
+	q, err := compose.New(ctx, cfg, compose.Options{Version: version, Log: log, LeaveHives: f.leave, RestartAudit: f.restartAudit, OnDrain: m.draining})
 	if err != nil {
 		if errors.Is(err, queue.ErrLocked) {
 			return fmt.Errorf("%w: stop that queen first, or give this one a --data-dir of its own", err)
@@ -188,7 +191,10 @@ func serve(version string, cfg *config.Config, f *flags, stdout, stderr io.Write
 			}
 		}
 	}()
-	return q.Run(ctx, listener, func() { _, _ = fmt.Fprintf(stdout, "ready http://%s\n", listener.Addr()) })
+	return q.Run(ctx, listener, func() {
+		_, _ = fmt.Fprintf(stdout, "ready http://%s\n", listener.Addr())
+		m.serving(listener.Addr(), q.Alive)
+	})
 }
 
 // profile serves Go's profiles on the loopback address that RBEE_PPROF names, for whoever looks into the queen's costs.
