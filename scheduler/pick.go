@@ -103,6 +103,7 @@ func (s *Scheduler) choose(ctx context.Context, line []*Job, now int64) (int, De
 	if i >= 0 {
 		return i, d
 	}
+	s.unwanted(items, now)
 	if i, d := s.growLine(items, now); i >= 0 {
 		return i, d
 	}
@@ -136,6 +137,20 @@ func (s *Scheduler) hopeless(items []item, now int64) bool {
 		}
 	}
 	return true
+}
+
+// unwanted marks the workers that are free although jobs wait: every one of these prefers another worker.
+func (s *Scheduler) unwanted(items []item, now int64) {
+	for k := range items {
+		m := items[k].m
+		if m == nil || len(m.workers) > 64 || m.vspare == s.pick.gen {
+			continue
+		}
+		m.vspare = s.pick.gen
+		for _, w := range m.workers {
+			w.spare = w.why == "" && w.drainFor == "" && w.freeSlots() > 0 && w.busyUntil-now <= s.pace.horizon(w)
+		}
+	}
 }
 
 // demand counts what the whole line wants of each model.
