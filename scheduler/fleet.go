@@ -65,7 +65,8 @@ type model struct {
 	vwake       uint64
 	vseen       uint64
 	vspare      uint64
-	ages        int64
+	ages        int64 // what the jobs of the window have waited, in sum
+	oldest      int64 // and the longest of them
 }
 
 // hive and device mirror the snapshot with what is reserved on them.

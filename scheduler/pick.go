@@ -305,12 +305,13 @@ func (s *Scheduler) growLine(items []item, now int64) (int, Decision) {
 func (s *Scheduler) mostWaiting(items []item, now int64) *item {
 	for k := range items {
 		if m := items[k].m; m != nil {
-			m.ages = 0
+			m.ages, m.oldest = 0, 0
 		}
 	}
 	for k := range items {
 		if m := items[k].m; m != nil {
-			m.ages += now - max(items[k].eff, 0) + int64(time.Millisecond)
+			age := now - max(items[k].eff, 0) + int64(time.Millisecond)
+			m.ages, m.oldest = m.ages+age, max(m.oldest, age)
 		}
 	}
 	var best *item
@@ -319,7 +320,7 @@ func (s *Scheduler) mostWaiting(items []item, now int64) *item {
 		if it.m == nil || it.wait < never/2 || it.m.vloads > 0 || !it.m.known && it.job.Need.Memory == 0 {
 			continue
 		}
-		if best != nil && it.m.ages <= best.m.ages {
+		if best != nil && it.m.ages+4*it.m.oldest <= best.m.ages+4*best.m.oldest {
 			continue
 		}
 		if loading, _ := it.m.loading(now); !loading {
