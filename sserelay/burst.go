@@ -9,7 +9,7 @@ type burst struct {
 }
 
 const (
-	burstFrames = 64
+	burstFrames = 256
 	burstBytes  = 32 << 10
 )
 

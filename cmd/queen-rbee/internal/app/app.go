@@ -13,7 +13,6 @@ import (
 	"net/http/pprof"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
 	"time"
 
@@ -147,10 +146,10 @@ func logger(cfg *config.Config, w io.Writer) *slog.Logger {
 
 // serve runs the queen until SIGTERM or SIGINT; a second one ends the process at once.
 func serve(version string, cfg *config.Config, f *flags, stdout, stderr io.Writer) error {
-	tuneMemory()
 	log := logger(cfg, stderr)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
+	go tuneMemory(ctx)
 	m := &manager{n: sdnotify.FromEnv(), log: log}
 	defer m.end()
 	signals := make(chan os.Signal, 2)
@@ -213,17 +212,6 @@ func profile(log *slog.Logger) {
 	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
 	server := &http.Server{Addr: addr, Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	go func() { log.Info("profiles end", "error", server.ListenAndServe()) }()
-}
-
-// tuneMemory trades memory for processor time, within bounds, unless the environment says otherwise: the queen's live heap
-// is small, so that collecting it often costs more than the garbage does.
-func tuneMemory() {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(800)
-	}
-	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(1 << 30)
-	}
 }
 
 // migrate opens the stores, which brings them up to date, and closes them.
