@@ -65,7 +65,7 @@ func (i *Instruments) ObserveFleet(source func() Fleet) (stop func() error, err 
 		}
 		for _, w := range f.Workers {
 			o.ObserveInt64(workers, int64(w.Count), metric.WithAttributes(attribute.String(keyHive, i.hives.value(w.Hive)),
-				attribute.String("model", i.models.value(w.Model)), attribute.String(keyState, w.State)))
+				attribute.String("model", i.models.value(w.Model)), attribute.String(keyState, i.ops.value(w.State))))
 		}
 		return nil
 	}, depth, up, vram, workers)
@@ -83,7 +83,7 @@ func (i *Instruments) observeHive(o metric.Observer, up, vram metric.Int64Observ
 	}
 	o.ObserveInt64(up, n, metric.WithAttributes(hive))
 	for _, d := range h.Devices {
-		device := attribute.String(keyDevice, d.ID)
+		device := attribute.String(keyDevice, i.devices.value(d.ID))
 		o.ObserveInt64(vram, d.Free, metric.WithAttributes(hive, device, attribute.String(keyState, "free")))
 		o.ObserveInt64(vram, max(d.Total-d.Free, 0), metric.WithAttributes(hive, device, attribute.String(keyState, "used")))
 	}

@@ -19,14 +19,18 @@ type Options struct {
 	Commit    string
 	MaxModels int // distinct model labels, the rest is "other"; 0 = 200
 	MaxHives  int // distinct hive labels; 0 = 200
+	// Remote records the spans that other processes measured (RecordRemote); nil = the tracer itself.
+	Remote trace.Tracer
 }
 
 // Instruments are all instruments of the program. Its methods may be called from any goroutine and never block.
 type Instruments struct {
 	meter  metric.Meter
 	tracer trace.Tracer
+	remote trace.Tracer
+	silent bool // nobody collects traces
 
-	models, hives, codes, ops *bound
+	models, hives, devices, codes, ops *bound
 
 	duration, first, perToken, queueWait, schedule, load metric.Float64Histogram
 	tokens                                               metric.Int64Histogram
@@ -47,6 +51,10 @@ func New(meter metric.Meter, tracer trace.Tracer, o Options) (*Instruments, erro
 	if meter == nil {
 		meter = noop.NewMeterProvider().Meter("")
 	}
+	silent := tracer == nil
+	if _, off := tracer.(tracenoop.Tracer); off {
+		silent = true
+	}
 	if tracer == nil {
 		tracer = tracenoop.NewTracerProvider().Tracer("")
 	}
@@ -56,7 +64,10 @@ func New(meter metric.Meter, tracer trace.Tracer, o Options) (*Instruments, erro
 	if o.MaxHives <= 0 {
 		o.MaxHives = 200
 	}
-	i := &Instruments{meter: meter, tracer: tracer, models: newBound(o.MaxModels), hives: newBound(o.MaxHives),
+	if o.Remote == nil {
+		o.Remote = tracer
+	}
+	i := &Instruments{meter: meter, tracer: tracer, remote: o.Remote, silent: silent, models: newBound(o.MaxModels), hives: newBound(o.MaxHives), devices: newBound(64),
 		codes: newBound(64), ops: newBound(64)}
 	i.labelSets()
 	if err := errors.Join(i.histograms(), i.counters(), i.buildInfo(o)); err != nil {
@@ -175,6 +186,11 @@ func (i *Instruments) RequestDone(ctx context.Context, r Request) {
 	}
 }
 
+// RequestAbandoned takes back a RequestStart whose request turned out to be none: it attached to one that runs already.
+func (i *Instruments) RequestAbandoned(ctx context.Context, operation string) {
+	i.active.Add(ctx, -1, i.byOp.get(key{a: i.ops.value(operation)}).add...)
+}
+
 func class(status int) string {
 	switch {
 	case status >= 200 && status < 300:
@@ -232,7 +248,8 @@ func (i *Instruments) Rescued(ctx context.Context, action string) {
 	i.rescues.Add(ctx, 1, i.byAction.get(key{a: i.ops.value(action)}).add...)
 }
 
-// StreamAborted counts a stream that ended early; side is client, worker or queen.
+// StreamAborted counts a stream that ended early; side is client (it left),
+// reader (too slow, cut), worker or queen.
 func (i *Instruments) StreamAborted(ctx context.Context, side string) {
 	i.aborted.Add(ctx, 1, i.bySide.get(key{a: i.ops.value(side)}).add...)
 }

@@ -11,8 +11,8 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// Span starts a span under the one in ctx. end must be called once, with the error that the work ended in; its text is
-// recorded, so it must hold no prompt and no secret.
+// Span starts a span under the one in ctx. end must be called once, with the error that the work ended in: its
+// code is recorded and not its text.
 func (i *Instruments) Span(ctx context.Context, name string, attrs ...string) (_ context.Context, end func(error)) {
 	ctx, span := i.tracer.Start(ctx, name)
 	if !span.IsRecording() {
@@ -23,7 +23,6 @@ func (i *Instruments) Span(ctx context.Context, name string, attrs ...string) (_
 	}
 	return ctx, func(err error) {
 		if err != nil {
-			span.RecordError(err)
 			span.SetStatus(codes.Error, code(err))
 		}
 		span.End()
@@ -53,10 +52,5 @@ func (i *Instruments) Inject(ctx context.Context, h http.Header) {
 
 // Traceparent returns the traceparent of the span in ctx, empty when there is none.
 func (i *Instruments) Traceparent(ctx context.Context) string {
-	if !trace.SpanContextFromContext(ctx).IsValid() {
-		return ""
-	}
-	h := http.Header{}
-	i.Inject(ctx, h)
-	return h.Get("traceparent")
+	return traceparent(trace.SpanContextFromContext(ctx))
 }

@@ -122,12 +122,17 @@ func (p *Provisioner) start(ctx context.Context, rec Record) (*Download, error) 
 		rec = p.waiting[i]
 		p.waiting = slices.Delete(p.waiting, i, i+1)
 	}
-	jobCtx, cancel := context.WithCancelCause(p.ctx)
+	// the caller's values (its trace, say) go with the job, its end does not
+	jobCtx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	unhook := context.AfterFunc(p.ctx, func() { cancel(context.Cause(p.ctx)) })
 	d := &Download{id: rec.ID, node: rec.Node, ref: rec.Ref, created: rec.Created, cancel: cancel,
 		changed: make(chan struct{}), done: make(chan struct{}),
 		last: Progress{ID: rec.ID, Node: rec.Node, Ref: rec.Ref, State: Resolving, At: p.o.Now()}}
 	p.running[key], p.downloads[d.id] = d, d
-	p.jobs.Go(func() { p.run(jobCtx, d, rec) })
+	p.jobs.Go(func() {
+		defer unhook()
+		p.run(jobCtx, d, rec)
+	})
 	return d, nil
 }
 

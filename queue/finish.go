@@ -48,7 +48,7 @@ func (q *Queue) change(ctx context.Context, l Lease, lazy bool, fn func(rec *Rec
 }
 
 // wait returns after the commit of a write.
-func (w *write) wait(ctx context.Context) error { return (&Ticket{w: w}).Wait(ctx) }
+func (q *Queue) wait(ctx context.Context, w *write) error { return (&Ticket{q: q, w: w}).Wait(ctx) }
 
 // Finish ends a held job and returns after the commit. ErrLeaseLost: it was taken over, cancelled or finished.
 // After ErrStorageFull the job is still held and Finish may be called again.
@@ -61,7 +61,7 @@ func (q *Queue) Finish(ctx context.Context, l Lease, r Result) error {
 	if err != nil {
 		return err
 	}
-	return w.wait(ctx)
+	return q.wait(ctx, w)
 }
 
 // FinishLazy ends a held job without waiting: the change rides on a commit that happens anyway, at most Options.Lazy
@@ -115,7 +115,7 @@ func (q *Queue) Release(ctx context.Context, l Lease, o ReleaseOptions) error {
 	}
 	w := q.giveBack(e, attempt, notBefore, o.Reason)
 	q.mu.Unlock()
-	return w.wait(ctx)
+	return q.wait(ctx, w)
 }
 
 // giveBack puts a running entry into the line again, or ends it after too many attempts. q.mu is held.
@@ -169,7 +169,7 @@ func (q *Queue) End(ctx context.Context, id string, r Result) (Job, error) {
 	finish(&rec, r, q.o.Clock())
 	w := q.stage(e, rec, false, false)
 	q.mu.Unlock()
-	if err := w.wait(ctx); err != nil {
+	if err := q.wait(ctx, w); err != nil {
 		return Job{}, err
 	}
 	rec.Job.Payload = nil

@@ -32,7 +32,7 @@ func (q *Queue) Recover(ctx context.Context) ([]Job, error) {
 	}
 	q.mu.Unlock()
 	for _, w := range writes {
-		if err := w.wait(ctx); err != nil {
+		if err := q.wait(ctx, w); err != nil {
 			return nil, err
 		}
 	}

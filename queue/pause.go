@@ -28,7 +28,7 @@ func (q *Queue) setPause(ctx context.Context, p Pause, kind OpKind) error {
 	w := &write{op: Op{Kind: kind, Pause: p}}
 	q.enlist(w)
 	q.mu.Unlock()
-	if err := w.wait(ctx); err != nil {
+	if err := q.wait(ctx, w); err != nil {
 		return err
 	}
 	q.mu.Lock()

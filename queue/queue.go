@@ -109,6 +109,7 @@ type Queue struct {
 	flying   *group // being committed
 	lazy     []*write
 	lazyAt   time.Time
+	all      bool // the next group takes what could still wait
 	waiters  []*waiter
 	watchers map[*watcher]struct{}
 	idle     chan struct{} // closed when the last running job ends while draining

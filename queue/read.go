@@ -90,6 +90,7 @@ func (q *Queue) flush(ctx context.Context) error {
 	}
 	g := q.forming
 	g.writes = append(g.writes, &write{dead: true, group: g})
+	q.all = true
 	q.poke()
 	q.mu.Unlock()
 	select {

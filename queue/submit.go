@@ -10,6 +10,7 @@ import (
 
 // Ticket is a change that is on its way to the store.
 type Ticket struct {
+	q   *Queue
 	job Job
 	w   *write
 }
@@ -23,12 +24,13 @@ func (t *Ticket) Job() Job { return t.job }
 // Wait returns after the commit: nil means stored. It can be called by many and again. A cancelled ctx ends the
 // waiting, not the submission.
 func (t *Ticket) Wait(ctx context.Context) error {
+	g := t.q.hurry(t.w)
 	select {
-	case <-t.w.group.done:
+	case <-g.done:
 		return t.w.err
 	case <-ctx.Done():
 		select {
-		case <-t.w.group.done:
+		case <-g.done:
 			return t.w.err
 		default:
 			return ctx.Err()
@@ -40,7 +42,13 @@ func (t *Ticket) Wait(ctx context.Context) error {
 // stored as claimed by its Worker on its Node, with a lease for the caller (Ticket.Job), which need not wait before
 // it uses it; otherwise the job goes into the line. Errors: a *DuplicateError that carries the first job of the
 // idempotency key, ErrConflict when that one had another body, ErrOverloaded, ErrInvalid, ErrClosed.
-func (q *Queue) Submit(job Job) (*Ticket, error) {
+func (q *Queue) Submit(job Job) (*Ticket, error) { return q.submit(job, false) }
+
+// SubmitLate is Submit for a job that nobody is told of before it is over: it is stored when somebody waits for its
+// ticket, and at most Options.Lazy after its submission. A short job is then one write of its end.
+func (q *Queue) SubmitLate(job Job) (*Ticket, error) { return q.submit(job, true) }
+
+func (q *Queue) submit(job Job, late bool) (*Ticket, error) {
 	if err := q.ready(context.Background()); err != nil {
 		return nil, err
 	}
@@ -79,8 +87,8 @@ func (q *Queue) Submit(job Job) (*Ticket, error) {
 	if rec.State == Queued && !rec.Deadline.IsZero() {
 		q.timers.push(rec.Deadline, rec.Key, timerDeadline)
 	}
-	w := q.stage(e, rec, true, false)
-	return &Ticket{job: rec.Job, w: w}, nil
+	w := q.stage(e, rec, true, late)
+	return &Ticket{q: q, job: rec.Job, w: w}, nil
 }
 
 // Enqueue is Submit and Wait.

@@ -18,10 +18,11 @@ func newGroup() *group { return &group{done: make(chan struct{})} }
 type write struct {
 	op     Op
 	e      *entry
-	before Record // to go back to when the write fails
-	fresh  bool   // the job did not exist before
-	lazy   bool   // nobody waits: it rides on the next commit
-	dead   bool   // taken back before it was written
+	before Record    // to go back to when the write fails
+	fresh  bool      // the job did not exist before
+	lazy   bool      // nobody waits: it rides on the next commit
+	dead   bool      // taken back before it was written
+	due    time.Time // a late insert rides on no other commit before, unless somebody waits for it
 	group  *group
 	err    error
 }
@@ -76,6 +77,9 @@ func (q *Queue) enlist(w *write) {
 			q.lazyAt = time.Now().Add(q.o.Lazy)
 			q.poke() // the writer must learn of the new deadline
 		}
+		if w.fresh {
+			w.due = time.Now().Add(q.o.Lazy)
+		}
 		q.lazy = append(q.lazy, w)
 		return
 	}
@@ -84,6 +88,17 @@ func (q *Queue) enlist(w *write) {
 	if len(q.forming.writes) == 1 {
 		q.poke()
 	}
+}
+
+// hurry returns the group of a write, which from now on waits for no other commit.
+func (q *Queue) hurry(w *write) *group {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if w.group == nil {
+		w.lazy = false
+		q.enlist(w)
+	}
+	return w.group
 }
 
 // poke wakes the writer.
@@ -97,13 +112,23 @@ func (q *Queue) poke() {
 // take closes the forming group and adds what rides along. q.mu is held.
 func (q *Queue) take() *group {
 	g := q.forming
+	now := time.Now()
+	early := q.lazy[:0]
 	for _, w := range q.lazy {
-		if w.lazy && !w.dead && w.group == nil {
+		switch {
+		case !w.lazy || w.dead || w.group != nil:
+		case !w.due.IsZero() && now.Before(w.due) && !q.all && !q.closed && !q.draining:
+			early = append(early, w)
+		default:
 			w.group = g
 			g.writes = append(g.writes, w)
 		}
 	}
-	q.lazy = q.lazy[:0]
+	clear(q.lazy[len(early):])
+	if q.lazy = early; len(early) > 0 {
+		q.lazyAt = early[0].due // the oldest
+	}
+	q.all = false
 	q.forming = newGroup()
 	q.flying = g
 	for _, w := range g.writes {

@@ -120,7 +120,7 @@ func (t *task) conclude(res *reservation, x *exchange, out *Outcome) {
 	if t.r.o.Hooks.OnTry != nil {
 		t.r.o.Hooks.OnTry(t.job, *w, *out)
 	}
-	t.r.poke()
+	t.r.pokeWaiting()
 }
 
 // report tells the fleet how the worker did. A 500 is held back until another worker has been asked the same: engines

@@ -178,7 +178,8 @@ func (t *task) spent() Result {
 // converse is the exchange itself: post, commit, answer, relay.
 func (t *task) converse(s Stream, x *exchange, cont *continuation) (out Outcome) {
 	keep := false
-	defer func() { x.end(keep) }()
+	var rest io.Reader
+	defer func() { x.end(t.r, keep, rest) }()
 	posted := x.post(false)
 	if posted != nil && x.c == nil {
 		return t.broke(x, posted)
@@ -202,9 +203,13 @@ func (t *task) converse(s Stream, x *exchange, cont *continuation) (out Outcome)
 		return out
 	}
 	if kind, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type")); kind == "text/event-stream" || (x.req.stream && kind != "application/json") {
-		out, err = s.Copy(t.ctx, &frames{resp.Body, x}, CopyOptions{Protocol: orText(x.w.Protocol, ProtocolOpenAI),
+		body := &frames{r: resp.Body, x: x}
+		out, err = s.Copy(t.ctx, body, CopyOptions{Protocol: orText(x.w.Protocol, ProtocolOpenAI),
 			Surface: x.req.surface, Attempt: t.job.Attempt, Status: resp.StatusCode, ContentType: resp.Header.Get("Content-Type"), Continued: t.emitted, UsageInjected: x.req.usageInjected,
 			Stop: x.req.stop, FirstToken: x.g.first, InterToken: x.g.inter})
+		if err == nil && body.state.Load() == framesDone && !resp.Close && t.r.pool.lasting(x.w) {
+			rest = resp.Body
+		}
 	} else {
 		var body []byte
 		if body, err = x.whole(resp, t.r.o.MaxReply); err != nil {

@@ -168,6 +168,9 @@ func (x *exchange) answer(posted error) (*http.Response, error) {
 	if err == nil || !x.reused || x.c.got || x.ctx.Err() != nil {
 		return resp, err
 	}
+	if x.c.stream {
+		x.pool.learn(x.w)
+	}
 	_ = x.c.Close()
 	return x.read(x.post(true))
 }
@@ -190,10 +193,15 @@ func (x *exchange) read(posted error) (*http.Response, error) {
 	return resp, err
 }
 
-// end gives the connection back, or closes it.
-func (x *exchange) end(keep bool) {
+// end gives the connection back, or closes it. rest is what a streamed answer may still hold, nil when there is none.
+func (x *exchange) end(r *Router, keep bool, rest io.Reader) {
 	ok := x.g.release()
 	if x.c == nil {
+		return
+	}
+	if rest != nil && ok {
+		r.enter()
+		go r.recycle(x, rest)
 		return
 	}
 	if keep && ok {
@@ -282,9 +290,17 @@ func (e *dialError) Unwrap() error { return e.err }
 // frames is the body of a streamed answer as the Stream sees it. Closing it closes the connection: what the worker has
 // not said by then nobody wants.
 type frames struct {
-	r io.Reader
-	x *exchange
+	r     io.Reader
+	x     *exchange
+	state atomic.Uint32
 }
+
+// The states of frames: whichever comes first, a Close or the end of what the Stream wants, wins.
+const (
+	framesOpen = iota
+	framesClosed
+	framesDone
+)
 
 func (f *frames) Read(p []byte) (int, error) {
 	n, err := f.r.Read(p)
@@ -297,7 +313,32 @@ func (f *frames) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (f *frames) Close() error { return f.x.c.Close() }
+// Done tells that the Stream has seen its protocol's end: the connection may carry another request.
+func (f *frames) Done() { f.state.CompareAndSwap(framesOpen, framesDone) }
+
+func (f *frames) Close() error {
+	if f.state.CompareAndSwap(framesOpen, framesClosed) {
+		return f.x.c.Close()
+	}
+	return nil
+}
+
+// endOfBody is how long a worker has, after the last frame, to end the body.
+const endOfBody = 200 * time.Millisecond
+
+// recycle gives the connection of a streamed answer back once the body has ended as it should. Nobody waits for that.
+func (r *Router) recycle(x *exchange, body io.Reader) {
+	defer r.leave()
+	var b [1]byte
+	_ = x.c.SetReadDeadline(time.Now().Add(endOfBody))
+	n, err := body.Read(b[:])
+	if n != 0 || !errors.Is(err, io.EOF) || x.c.SetReadDeadline(time.Time{}) != nil {
+		_ = x.c.Close()
+		return
+	}
+	x.c.stream = true
+	r.pool.put(x.w, x.c)
+}
 
 // whole reads a whole answer, within a limit.
 func (x *exchange) whole(resp *http.Response, limit int64) ([]byte, error) {

@@ -15,6 +15,17 @@ func (h *Handle) ID() string { return h.t.job.ID }
 // Job is the job itself; read only.
 func (h *Handle) Job() *Job { return h.t.job }
 
+// Carry runs an Inline job on the caller's goroutine, to its end or until it has to wait for another slot. It returns at
+// once for a job that is carried already. A job's submitter calls it, once.
+func (h *Handle) Carry() {
+	res := h.t.own
+	if res == nil {
+		return
+	}
+	h.t.own = nil
+	h.t.carry(res)
+}
+
 // Stream is the job's event stream.
 func (h *Handle) Stream() (Stream, error) { return h.t.open() }
 

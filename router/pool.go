@@ -25,6 +25,7 @@ type conn struct {
 	br     *bufio.Reader
 	budget int64 // bytes still allowed before the body; negative = no limit
 	got    bool  // something was read since the last request
+	stream bool  // its last answer was a stream
 	idle   time.Time
 }
 
@@ -82,11 +83,12 @@ type pool struct {
 
 	mu     sync.Mutex
 	idle   map[workerKey][]*conn
+	curt   map[workerKey]bool // workers that close the connection after a stream though they promise to keep it
 	closed bool
 }
 
 func newPool(d Dialer, timeout time.Duration, max int) *pool {
-	return &pool{dialer: d, timeout: timeout, max: max, idle: make(map[workerKey][]*conn)}
+	return &pool{dialer: d, timeout: timeout, max: max, idle: make(map[workerKey][]*conn), curt: make(map[workerKey]bool)}
 }
 
 // workerKey names a worker's process: an id may come back at another address.
@@ -119,6 +121,11 @@ func (p *pool) take(key workerKey) *conn {
 		list[len(list)-1] = nil
 		list = list[:len(list)-1]
 		p.idle[key] = list
+		if c.stream && hungUp(c.Conn) {
+			p.curt[key] = true
+			_ = c.Close()
+			continue
+		}
 		if time.Since(c.idle) < idleLife {
 			c.got = false
 			return c
@@ -133,12 +140,26 @@ func (p *pool) put(w *Worker, c *conn) {
 	key := poolKey(w)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.closed || len(p.idle[key]) >= p.max || c.br.Buffered() > 0 {
+	if p.closed || len(p.idle[key]) >= p.max || c.br.Buffered() > 0 || c.stream && p.curt[key] {
 		_ = c.Close()
 		return
 	}
 	c.idle = time.Now()
 	p.idle[key] = append(p.idle[key], c)
+}
+
+// lasting reports whether a connection to the worker is worth keeping after a stream.
+func (p *pool) lasting(w *Worker) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return !p.curt[poolKey(w)]
+}
+
+// learn notes that the worker closes connections after a stream.
+func (p *pool) learn(w *Worker) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.curt[poolKey(w)] = true
 }
 
 // forget closes the kept connections of a worker that failed.
@@ -150,6 +171,7 @@ func (p *pool) forget(w *Worker) {
 		_ = c.Close()
 	}
 	delete(p.idle, key)
+	delete(p.curt, key)
 }
 
 // sweep closes what has been idle too long.

@@ -157,6 +157,10 @@ func (r *Router) submitRouted(ctx context.Context, t *task, res *reservation) er
 	t.state = running
 	r.active++
 	r.mu.Unlock()
+	if t.job.Inline {
+		t.own = res
+		return nil
+	}
 	go t.carry(res)
 	return nil
 }
@@ -279,6 +283,16 @@ func (r *Router) poke() {
 	}
 }
 
+// pokeWaiting wakes the dispatcher if somebody waits for what became free.
+func (r *Router) pokeWaiting() {
+	r.mu.Lock()
+	waiting := len(r.line) > 0 || len(r.orphans) > 0
+	r.mu.Unlock()
+	if waiting {
+		r.poke()
+	}
+}
+
 // remove takes a job out of the books. The caller holds mu.
 func (r *Router) remove(t *task) {
 	if r.tasks[t.job.ID] == t {
@@ -293,6 +307,13 @@ func (r *Router) remove(t *task) {
 		close(r.empty)
 		r.empty = nil
 	}
+}
+
+// enter counts a goroutine.
+func (r *Router) enter() {
+	r.mu.Lock()
+	r.active++
+	r.mu.Unlock()
 }
 
 // leave ends a goroutine that was counted.

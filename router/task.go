@@ -50,6 +50,7 @@ type task struct {
 	started   time.Time
 
 	// the owner's alone
+	own        *reservation // of an inline job that Handle.Carry has not begun
 	slot       *reservation // the last one, for a panic
 	settled    bool
 	tries      int  // attempts by this router
@@ -82,7 +83,7 @@ type heldReport struct {
 
 func newTask(r *Router, j *Job) *task {
 	t := &task{r: r, job: j, done: make(chan struct{})}
-	ctx := r.base
+	ctx := context.Background() // Drain ends every task by itself: a common parent would be a lock that all of them share
 	var end context.CancelFunc
 	if !j.Deadline.IsZero() {
 		ctx, end = context.WithDeadlineCause(ctx, j.Deadline, errDeadline)

@@ -51,6 +51,7 @@ type Job struct {
 	Prompt      []byte // for the scheduler; not sent
 
 	Stream   bool // the client asked for a stream
+	Inline   bool // where a slot is free at once, whoever submits carries the job: it must call Handle.Carry
 	Detached bool // runs to its end whoever listens
 
 	Submitted, Deadline     time.Time

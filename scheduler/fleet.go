@@ -16,6 +16,7 @@ type worker struct {
 	gone     bool
 	evicting int    // reservations that are about to stop it
 	drainFor string // model that waits for its memory: nothing new is sent here
+	spare    bool   // stood free while the whole line preferred to wait for others: recomputing here delays nobody
 
 	inflight  int
 	busyUntil int64 // when its prefill is expected to be free
@@ -63,7 +64,9 @@ type model struct {
 	reclass     bool
 	vwake       uint64
 	vseen       uint64
-	ages        int64
+	vspare      uint64
+	ages        int64 // what the jobs of the window have waited, in sum
+	oldest      int64 // and the longest of them
 }
 
 // hive and device mirror the snapshot with what is reserved on them.

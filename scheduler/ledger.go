@@ -92,6 +92,7 @@ func (s *Scheduler) take(r *reservation, i int32, job *Job, w *worker, now int64
 	w.pending += int64(r.work)
 	w.inflight++
 	w.jobs++
+	w.spare = false
 	r.seq = w.jobs
 	w.past[r.seq%len(w.past)] = prefilled{seq: r.seq, start: now}
 	w.lastUse = now

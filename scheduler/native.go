@@ -146,7 +146,11 @@ func (s *Scheduler) best(job *Job, m *model, now int64, virtual bool) (at, wait 
 	for i := range fits {
 		f := &fits[i]
 		if waste := most - f.cached; waste > 0 {
-			f.cost += int64(k * float64(waste) / fast * 1e9)
+			here := k
+			if f.now && f.w.spare {
+				here *= spareShare
+			}
+			f.cost += int64(here * float64(waste) / fast * 1e9)
 		}
 		if job.Session != "" && f.blocks == 0 {
 			if id, ok := s.sessions.get(job.Session); ok && id == f.w.ID {
@@ -162,6 +166,9 @@ func (s *Scheduler) best(job *Job, m *model, now int64, virtual bool) (at, wait 
 	}
 	return at, wait
 }
+
+// spareShare is how much of its weight recomputing keeps on a worker that nobody in the line wants.
+const spareShare = 0.4
 
 // weight is what a second of recomputing costs beyond itself: about one for each job that stands behind
 // on the same worker, in our line or in its own.

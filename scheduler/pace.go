@@ -4,26 +4,26 @@ import "time"
 
 // Weights tune the native policy; zero means the default of each.
 type Weights struct {
-	Uncached float64       // what a second of recomputing a cached prefix costs for each job behind; 0 = 1
-	Size     float64       // how far a long job ranks behind a short one, in its own prefill times; 0 = 15
-	Setback  float64       // no job is set back by more than this share of the longest wait, below 1; 0 = 0.9
-	Linger   float64       // an idle worker is kept for this share of its load time; 0 = 0.1, negative = none
+	Uncached float64       // what a second of recomputing a cached prefix costs for each job behind; 0 = 0.7
+	Size     float64       // how far a long job ranks behind a short one, in its own prefill times; 0 = 8
+	Setback  float64       // no job is set back by more than this share of the longest wait, below 1; 0 = 0.6
+	Linger   float64       // an idle worker is kept for this share of its load time; 0 = 0.03, negative = none
 	Pace     time.Duration // a worker whose prefill is busy for longer gets nothing yet; 0 = 20 ms
 	Hold     time.Duration // waiting must win by this much over a free worker; 0 = 50 ms
 }
 
 func (w Weights) withDefaults() Weights {
 	if w.Uncached == 0 {
-		w.Uncached = 1
+		w.Uncached = 0.7
 	}
 	if w.Size == 0 {
-		w.Size = 15
+		w.Size = 8
 	}
 	if w.Setback == 0 {
-		w.Setback = 0.9
+		w.Setback = 0.6
 	}
 	if w.Linger == 0 {
-		w.Linger = 0.1
+		w.Linger = 0.03
 	}
 	if w.Pace == 0 {
 		w.Pace = 20 * time.Millisecond

@@ -103,6 +103,7 @@ func (s *Scheduler) choose(ctx context.Context, line []*Job, now int64) (int, De
 	if i >= 0 {
 		return i, d
 	}
+	s.unwanted(items, now)
 	if i, d := s.growLine(items, now); i >= 0 {
 		return i, d
 	}
@@ -136,6 +137,20 @@ func (s *Scheduler) hopeless(items []item, now int64) bool {
 		}
 	}
 	return true
+}
+
+// unwanted marks the workers that are free although jobs wait: every one of these prefers another worker.
+func (s *Scheduler) unwanted(items []item, now int64) {
+	for k := range items {
+		m := items[k].m
+		if m == nil || len(m.workers) > 64 || m.vspare == s.pick.gen {
+			continue
+		}
+		m.vspare = s.pick.gen
+		for _, w := range m.workers {
+			w.spare = w.why == "" && w.drainFor == "" && w.freeSlots() > 0 && w.busyUntil-now <= s.pace.horizon(w)
+		}
+	}
 }
 
 // demand counts what the whole line wants of each model.
@@ -290,12 +305,13 @@ func (s *Scheduler) growLine(items []item, now int64) (int, Decision) {
 func (s *Scheduler) mostWaiting(items []item, now int64) *item {
 	for k := range items {
 		if m := items[k].m; m != nil {
-			m.ages = 0
+			m.ages, m.oldest = 0, 0
 		}
 	}
 	for k := range items {
 		if m := items[k].m; m != nil {
-			m.ages += now - max(items[k].eff, 0) + int64(time.Millisecond)
+			age := now - max(items[k].eff, 0) + int64(time.Millisecond)
+			m.ages, m.oldest = m.ages+age, max(m.oldest, age)
 		}
 	}
 	var best *item
@@ -304,7 +320,7 @@ func (s *Scheduler) mostWaiting(items []item, now int64) *item {
 		if it.m == nil || it.wait < never/2 || it.m.vloads > 0 || !it.m.known && it.job.Need.Memory == 0 {
 			continue
 		}
-		if best != nil && it.m.ages <= best.m.ages {
+		if best != nil && it.m.ages+4*it.m.oldest <= best.m.ages+4*best.m.oldest {
 			continue
 		}
 		if loading, _ := it.m.loading(now); !loading {

@@ -208,7 +208,7 @@ func (s *Scheduler) spare(w *worker, by *model, now int64, all, replica bool) bo
 		return false
 	}
 	if left > 1 {
-		return true
+		return !replica || now-w.lastUse > s.turn(w)
 	}
 	if idle := now - w.lastUse; idle < s.linger(w) {
 		return false

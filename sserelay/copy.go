@@ -56,10 +56,14 @@ type copier struct {
 	dirty   bool // frames were published without waking the readers
 	scratch []byte
 	seam    *seam
-	batch   int
+	like    likeness
+	burst   *burst // nil while the worker is silent
+	batch   int   // frames of a detached stream since the readers were woken
+	err     error // of a burst
 }
 
-// Copy reads a worker's streamed answer to its end and emits its frames. It closes body. Nothing terminal of the
+// Copy reads a worker's streamed answer to its end and emits its frames. It closes body; one with a method Done() is told
+// before that its protocol's end was seen, so that it can keep the connection. Nothing terminal of the
 // worker is emitted: the caller ends the stream, or hands it to another worker. The error is nil only when the
 // answer was complete; else ErrFirstTimeout, ErrStalled, ErrTruncated (a clean or a broken end without the protocol's
 // end), *WorkerError, *ProtocolError, *LimitError, the error of Hold, or the context's.
@@ -83,6 +87,9 @@ func (s *Stream) Copy(ctx context.Context, body io.ReadCloser, o CopyOptions) (O
 	}
 	err := c.run(body)
 	c.flush()
+	if err == nil {
+		err = c.err
+	}
 	if cause := ctx.Err(); cause != nil && err != nil {
 		err = context.Cause(ctx)
 	} else if w := c.watch.expired(); w != nil && err != nil {
@@ -116,6 +123,9 @@ func (c *copier) run(body io.Reader) error {
 		}
 	}
 	c.out.Complete = true
+	if d, ok := body.(interface{ Done() }); ok {
+		d.Done()
+	}
 	return nil
 }
 
@@ -153,6 +163,9 @@ func (c *copier) event(ev Event) error {
 
 // openai takes one event of a chat or completion stream.
 func (c *copier) openai(ev Event) error {
+	if len(ev.Type) == 0 && c.like.matches(ev.Data) {
+		return c.emit(newMeta(KindData, c.o.Protocol, flagText, 1), ev.Raw)
+	}
 	ch, ok := parseChunk(ev.Data)
 	switch {
 	case !ok:
@@ -183,6 +196,8 @@ func (c *copier) openai(ev Event) error {
 		if raw, drop = c.patch(ev, &ch, &flags); drop {
 			return nil
 		}
+	} else if flags == flagText && tokens == 1 {
+		c.like.learn(ev.Data, &ch)
 	}
 	return c.emit(newMeta(KindData, c.o.Protocol, flags, tokens), raw)
 }
@@ -303,6 +318,33 @@ func (c *copier) emit(m Meta, data []byte) error {
 		c.out.Frames++
 		c.out.Last = c.watch.seen()
 	}
+	if c.err != nil {
+		return c.err
+	}
+	if c.s.o.Detached || len(data) > c.s.hub.o.Window/8 {
+		return c.emitOne(m, data)
+	}
+	if c.burst == nil {
+		c.burst = c.s.hub.burst()
+	}
+	c.burst.add(m, data)
+	c.dirty = true
+	if c.burst.full() {
+		c.flush()
+		if c.s.crowded() {
+			c.s.waitForReaders(c.ctx)
+			c.watch.touch() // that was not the worker's silence
+		}
+	}
+	return c.err
+}
+
+// emitOne emits a frame that may not wait for others: of a detached stream, or a large one.
+func (c *copier) emitOne(m Meta, data []byte) error {
+	c.flush()
+	if c.err != nil {
+		return c.err
+	}
 	s := c.s
 	s.wmu.Lock()
 	s.state.note(m, data)
@@ -313,7 +355,7 @@ func (c *copier) emit(m Meta, data []byte) error {
 		c.flush()
 		if s.crowded() {
 			s.waitForReaders(c.ctx)
-			c.watch.touch() // that was not the worker's silence
+			c.watch.touch()
 		}
 	}
 	return err
@@ -341,6 +383,14 @@ func (c *copier) begin() error {
 func (c *copier) flush() {
 	if c.dirty {
 		c.dirty, c.batch = false, 0
+		if b := c.burst; b != nil {
+			if c.err == nil {
+				c.err = c.s.emitBurst(b)
+			}
+			b.reset()
+			c.burst = nil
+			c.s.hub.bursts.Put(b)
+		}
 		if !c.s.o.Detached && c.s.watched() { // a detached one's frames are appended, not buffered
 			c.s.hub.flush()
 		}

@@ -59,10 +59,20 @@ type StreamOptions struct {
 type Hub struct {
 	journal Journal
 	flusher Flusher // the journal, if it is one
+	bulk    Bulk    // likewise
 	o       Options
 	mu      sync.Mutex
 	streams map[string]*Stream
 	buffers sync.Pool // of *[]byte: readers' output
+	bursts  sync.Pool // of *burst
+	expiry  sync.Mutex
+	over    []expiring // finished streams that are still in memory, the oldest first
+}
+
+// expiring is a finished stream and when it may leave memory.
+type expiring struct {
+	s  *Stream
+	at time.Time
 }
 
 // NewHub returns a hub over a journal; nil means one in memory.
@@ -72,7 +82,8 @@ func NewHub(j Journal, o Options) *Hub {
 		j = NewMemoryJournal(MemoryOptions{})
 	}
 	f, _ := j.(Flusher)
-	return &Hub{journal: j, flusher: f, o: o, streams: make(map[string]*Stream)}
+	b, _ := j.(Bulk)
+	return &Hub{journal: j, flusher: f, bulk: b, o: o, streams: make(map[string]*Stream)}
 }
 
 // Open starts the stream of a job, or with Recovered goes on with the one in the journal. It returns ErrExists
@@ -147,6 +158,31 @@ func (h *Hub) flush() {
 	}
 	if err := h.flusher.Flush(); err != nil {
 		h.o.Logger.Warn("events kept back by the journal", "error", err)
+	}
+}
+
+// expire drops finished streams whose time has come; one timer serves them all.
+func (h *Hub) expire() {
+	now := time.Now()
+	h.expiry.Lock()
+	n := 0
+	for n < len(h.over) && !now.Before(h.over[n].at) {
+		n++
+	}
+	due := h.over[:n:n]
+	h.over = h.over[n:]
+	if len(h.over) > 0 {
+		time.AfterFunc(h.over[0].at.Sub(now), h.expire)
+	} else {
+		h.over = nil
+	}
+	h.expiry.Unlock()
+	for _, e := range due {
+		if e.s.Readers() > 0 {
+			e.s.expireLater()
+			continue
+		}
+		h.forget(e.s)
 	}
 }
 

@@ -49,7 +49,7 @@ type Parser struct {
 
 const (
 	firstBuffer = 1 << 10
-	maxBuffer   = 16 << 10 // beyond it only a long event makes the buffer grow
+	maxBuffer   = 64 << 10 // beyond it only a long event makes the buffer grow
 )
 
 // NewParser reads events from r.

@@ -20,6 +20,11 @@ type Answer struct {
 func (s *Stream) Result(ctx context.Context, v View) (*Answer, error) {
 	r := s.join(true)
 	defer s.leave(r)
+	if v.Carry != nil {
+		stop := context.AfterFunc(ctx, func() { s.leave(r) })
+		v.Carry()
+		stop()
+	}
 	g := s.newGatherer(v)
 	for {
 		p, err := s.scan(ctx, r, g.take)

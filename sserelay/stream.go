@@ -150,12 +150,16 @@ func (s *Stream) emit(ctx context.Context, m Meta, data []byte, wake bool) error
 // buffer journals a frame of an attached stream, whose readers get it whatever happens to the journal.
 func (s *Stream) buffer(seq uint64, m Meta, data []byte, wake bool) {
 	if err := s.hub.journal.Buffer(s.id, seq, uint32(m), data); err != nil {
-		s.hub.o.Logger.Warn("event not journalled", "job_id", s.id, "error", err)
-		if s.hub.o.OnJournal != nil {
-			s.hub.o.OnJournal(s.id, err)
-		}
+		s.notJournalled(err)
 	} else if wake && s.watched() {
 		s.hub.flush()
+	}
+}
+
+func (s *Stream) notJournalled(err error) {
+	s.hub.o.Logger.Warn("event not journalled", "job_id", s.id, "error", err)
+	if s.hub.o.OnJournal != nil {
+		s.hub.o.OnJournal(s.id, err)
 	}
 }
 
@@ -214,6 +218,10 @@ func (s *Stream) finish(m Meta, data []byte) {
 	s.ended = true
 	s.noteTerminal(m, data)
 	close(s.done)
+	if s.state.body && !s.o.Detached {
+		s.hub.forget(s) // who has not read a short answer yet finds it in the journal
+		return
+	}
 	s.expireLater()
 }
 
@@ -227,13 +235,13 @@ func (s *Stream) noteTerminal(m Meta, data []byte) {
 
 // expireLater takes the stream out of memory once nobody needs it.
 func (s *Stream) expireLater() {
-	time.AfterFunc(s.hub.o.Grace, func() {
-		if s.Readers() > 0 {
-			s.expireLater()
-			return
-		}
-		s.hub.forget(s)
-	})
+	h := s.hub
+	h.expiry.Lock()
+	defer h.expiry.Unlock()
+	h.over = append(h.over, expiring{s, time.Now().Add(h.o.Grace)})
+	if len(h.over) == 1 {
+		time.AfterFunc(h.o.Grace, h.expire)
+	}
 }
 
 // wake tells the readers that there is something; those who want the whole answer only when it is for them. mu is held.

@@ -18,6 +18,8 @@ require (
 	github.com/modern-go/concurrent v0.0.0-20180306012644-bacd9c7ef1dd // indirect
 	github.com/modern-go/reflect2 v1.0.2 // indirect
 	github.com/queen-rbee/queen-rbee/eviction v0.1.0
+	github.com/queen-rbee/queen-rbee/metrics v0.1.0
+	github.com/queen-rbee/queen-rbee/monitor v0.1.0
 	github.com/smallnest/ringbuffer v0.0.0-20241116012123-461381446e3d // indirect
 	golang.org/x/crypto v0.29.0 // indirect
 	golang.org/x/exp v0.0.0-20241108190413-2d47ceb2692f // indirect
@@ -36,3 +38,7 @@ replace (
 )
 
 replace github.com/queen-rbee/queen-rbee/eviction => ../../eviction
+
+replace github.com/queen-rbee/queen-rbee/metrics => ../../metrics
+
+replace github.com/queen-rbee/queen-rbee/monitor => ../../monitor

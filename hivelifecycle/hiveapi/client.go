@@ -270,6 +270,7 @@ func (c *Client) do(ctx context.Context, method, path string, q url.Values, in a
 	if auth {
 		req.Header.Set("Authorization", "Bearer "+c.token)
 	}
+	RequestFrom(ctx).set(req.Header)
 	res, err := c.http.Do(req)
 	if err != nil {
 		var ue *url.Error

@@ -23,5 +23,6 @@ const (
 	PathLogs           = "/v1/logs"
 	PathMetrics        = "/v1/metrics"
 	PathShutdown       = "/v1/admin/shutdown"
+	PathLogLevel       = "/v1/admin/log-level"
 	PathFiles          = "/v1/files/"
 )

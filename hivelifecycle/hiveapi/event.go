@@ -12,10 +12,11 @@ const (
 	EventNoModel EventKind = "model_gone"  // a model that is no longer on the hive
 	EventDevices EventKind = "devices"     // all devices and the disk
 	EventBeat    EventKind = "beat"        // nothing has changed; the hive is well
+	EventSpan    EventKind = "span"        // work that was done for a traced request
 )
 
 // Event is one message of the watch stream. State is set for EventState, Worker for EventWorker and EventGone, Model
-// for EventModel and EventNoModel, Devices and Disk for EventDevices and EventBeat.
+// for EventModel and EventNoModel, Devices and Disk for EventDevices and EventBeat, Span for EventSpan.
 type Event struct {
 	Kind    EventKind `json:"kind"`
 	Node    string    `json:"node"`
@@ -27,6 +28,7 @@ type Event struct {
 	Model   *Model    `json:"model,omitempty"`
 	Devices []Device  `json:"devices,omitempty"`
 	Disk    *Disk     `json:"disk,omitempty"`
+	Span    *Span     `json:"span,omitempty"`
 }
 
 // Apply brings a copy of the hive's state up to date with ev. It returns false when ev is older than s and changed

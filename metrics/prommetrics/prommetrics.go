@@ -28,6 +28,7 @@ type Options struct {
 	Service      string            // service.name, "" = queen-rbee
 	Version      string            // service.version
 	NoPrometheus bool              // collect no metrics: Handler answers 404
+	Remote       string            // service.name of the processes whose spans RemoteTracer takes, "" = rbee-hive
 	NoRuntime    bool              // leave out the go_* and process_* series
 	OTLPEndpoint string            // http(s)://host:port[/path] of an OTLP receiver, "" = no traces
 	OTLPHeaders  map[string]string // sent with each export
@@ -39,6 +40,7 @@ type Options struct {
 type Provider struct {
 	meters   *sdkmetric.MeterProvider
 	traces   *sdktrace.TracerProvider
+	remotes  *sdktrace.TracerProvider // spans of another service, through the same exporter
 	registry *prometheus.Registry
 }
 
@@ -94,10 +96,21 @@ func (p *Provider) otlp(ctx context.Context, o Options, res *resource.Resource) 
 	if o.SampleRatio > 0 && o.SampleRatio < 1 {
 		root = sdktrace.TraceIDRatioBased(o.SampleRatio)
 	}
-	p.traces = sdktrace.NewTracerProvider(sdktrace.WithBatcher(reporting{exporter, o.OnError}),
-		sdktrace.WithResource(res), sdktrace.WithSampler(sdktrace.ParentBased(root)))
+	batch := sdktrace.NewBatchSpanProcessor(reporting{exporter, o.OnError}, sdktrace.WithMaxQueueSize(8192), sdktrace.WithMaxExportBatchSize(1024))
+	p.traces = sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(batch), sdktrace.WithResource(res), sdktrace.WithSampler(sdktrace.ParentBased(root)))
+	if o.Remote == "" {
+		o.Remote = "rbee-hive"
+	}
+	p.remotes = sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(shared{batch}),
+		sdktrace.WithResource(resource.NewSchemaless(attribute.String("service.name", o.Remote))), sdktrace.WithSampler(sdktrace.ParentBased(root)))
 	return nil
 }
+
+// shared is a processor that another provider owns and ends.
+type shared struct{ sdktrace.SpanProcessor }
+
+// Shutdown leaves the end to the owner.
+func (shared) Shutdown(context.Context) error { return nil }
 
 // reporting tells a caller about failed exports instead of the SDK's global handler.
 type reporting struct {
@@ -127,6 +140,14 @@ func (p *Provider) Tracer() trace.Tracer {
 		return tracenoop.NewTracerProvider().Tracer(scope)
 	}
 	return p.traces.Tracer(scope)
+}
+
+// RemoteTracer returns the tracer for metrics.Options.Remote: its spans belong to the service of Options.Remote.
+func (p *Provider) RemoteTracer() trace.Tracer {
+	if p.remotes == nil {
+		return tracenoop.NewTracerProvider().Tracer(scope)
+	}
+	return p.remotes.Tracer(scope)
 }
 
 // Handler serves the Prometheus endpoint.

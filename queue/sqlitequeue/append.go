@@ -40,6 +40,32 @@ func (j *Journal) Buffer(job string, seq uint64, meta uint32, data []byte) error
 	return nil // the frame itself is kept in any case
 }
 
+// BufferAll is Buffer for several frames of a job at once, all or none: the frame of metas[i] ends at ends[i] in data,
+// where the next one begins.
+func (j *Journal) BufferAll(job string, first uint64, metas []uint32, ends []int, data []byte) error {
+	if len(data) > maxFrame {
+		return tooLarge(len(data))
+	}
+	s, err := j.stream(context.Background(), job, true)
+	if err != nil {
+		return err
+	}
+	defer j.mu.Unlock()
+	switch {
+	case first != s.queued+1 || s.whole:
+		return queue.OutOfOrder(job, first, s.queued)
+	case j.unsettled > maxUnsettled || len(j.batch.buf) > maxParked:
+		j.wakeSettle()
+		return queue.ErrStorageFull
+	}
+	at := 0
+	for i, end := range ends {
+		j.put(s, first+uint64(i), metas[i], data[at:end], true)
+		at = end
+	}
+	return nil
+}
+
 // add puts a frame into the forming batch and returns with j.mu held, unless it fails.
 func (j *Journal) add(ctx context.Context, job string, seq uint64, meta uint32, data []byte, visible bool) (*batch, error) {
 	if len(data) > maxFrame {
@@ -54,15 +80,21 @@ func (j *Journal) add(ctx context.Context, job string, seq uint64, meta uint32, 
 		return nil, err
 	}
 	switch {
-	case seq != s.queued+1:
+	case seq != s.queued+1 || s.whole:
 		return fail(queue.OutOfOrder(job, seq, s.queued))
 	case j.unsettled > maxUnsettled || len(j.batch.buf) > maxParked && visible:
 		j.wakeSettle()
 		return fail(queue.ErrStorageFull)
 	}
+	j.put(s, seq, meta, data, visible)
+	return j.batch, nil
+}
+
+// put appends a frame that follows the stream's last one to the forming batch. j.mu is held.
+func (j *Journal) put(s *stream, seq uint64, meta uint32, data []byte, visible bool) {
 	b := j.batch
 	r := batchRec{s: s, seq: seq, meta: meta, start: len(b.buf)}
-	b.buf = appendRecord(b.buf, recFrame, job, seq, meta, data)
+	b.buf = appendRecord(b.buf, recFrame, s.job, seq, meta, data)
 	r.end = len(b.buf)
 	r.off = r.end - len(data)
 	if visible && s.queued == s.last {
@@ -71,7 +103,6 @@ func (j *Journal) add(ctx context.Context, job string, seq uint64, meta uint32, 
 	}
 	s.queued = seq
 	b.recs = append(b.recs, r)
-	return b, nil
 }
 
 // show makes a frame visible to readers. j.mu is held.

@@ -60,6 +60,7 @@ type stream struct {
 	job       string
 	id        int64
 	known     bool   // SQLite has its row
+	whole     bool   // it is over, and has or gets its one row in the table whole
 	last      uint64 // last frame that readers see
 	meta      uint32
 	queued    uint64 // last frame that was accepted
@@ -211,7 +212,8 @@ func (j *Journal) open(ctx context.Context) error {
 	if err := j.recover(ctx); err != nil {
 		return err
 	}
-	if err := j.db.w.QueryRowContext(ctx, "SELECT coalesce(max(job), '') FROM streams").Scan(&j.floor); err != nil {
+	if err := j.db.w.QueryRowContext(ctx, `SELECT max(coalesce((SELECT max(job) FROM streams), ''),
+		coalesce((SELECT job FROM whole ORDER BY key DESC LIMIT 1), ''))`).Scan(&j.floor); err != nil {
 		return err
 	}
 	res, err := j.db.w.ExecContext(ctx, "INSERT INTO epochs (opened_at) VALUES (?)", j.o.Clock().UnixMicro())

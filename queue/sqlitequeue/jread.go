@@ -13,6 +13,9 @@ import (
 // row reads what SQLite has of a stream.
 func (j *Journal) row(ctx context.Context, job string, epoch uint64) (*stream, error) {
 	s := &stream{job: job}
+	if done, err := j.wholeRow(ctx, s, epoch); done || err != nil {
+		return s, err
+	}
 	err := j.db.r.QueryRowContext(ctx, `SELECT id, last, meta, epoch, recovered, recovered_in FROM streams
 		WHERE job = ?`, job).Scan(&s.id, &s.last, &s.meta, &s.epoch, &s.recovered, &s.before)
 	switch {
@@ -22,11 +25,38 @@ func (j *Journal) row(ctx context.Context, job string, epoch uint64) (*stream, e
 	default:
 		s.known = true
 	}
+	s.found(epoch)
+	return s, nil
+}
+
+// found completes a stream that was read in a later epoch.
+func (s *stream) found(epoch uint64) {
 	if s.known && s.epoch < epoch {
 		s.recovered, s.before = s.last, s.epoch
 	}
 	s.queued, s.first = s.last, s.last+1
-	return s, nil
+}
+
+// wholeRow reads what the table whole has of a stream.
+func (j *Journal) wholeRow(ctx context.Context, s *stream, epoch uint64) (bool, error) {
+	key, ok := queue.ParseID(s.job)
+	if !ok {
+		return false, nil
+	}
+	err := j.db.r.QueryRowContext(ctx, `SELECT last, meta, epoch FROM whole WHERE key = ? AND job = ?`, key, s.job).Scan(&s.last, &s.meta, &s.epoch)
+	if errors.Is(err, sql.ErrNoRows) || err != nil {
+		return false, ignoreNone(err)
+	}
+	s.known, s.whole = true, true
+	s.found(epoch)
+	return true, nil
+}
+
+func ignoreNone(err error) error {
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil
+	}
+	return err
 }
 
 // view is what memory has of a stream at one moment.
@@ -94,7 +124,7 @@ func (j *Journal) leave(s *stream) {
 func (j *Journal) emit(ctx context.Context, v view, after uint64, fn func(uint64, uint32, []byte) error) error {
 	at := after
 	for at < v.settled {
-		chunks, err := j.chunks(ctx, v.id, at)
+		chunks, err := j.chunks(ctx, v.s, at)
 		if err != nil {
 			return err
 		}
@@ -144,9 +174,17 @@ type chunk struct {
 }
 
 // chunks reads a few rows at a time, so that no slow reader holds a transaction open and makes the log grow.
-func (j *Journal) chunks(ctx context.Context, id int64, after uint64) ([]chunk, error) {
+func (j *Journal) chunks(ctx context.Context, s *stream, after uint64) ([]chunk, error) {
+	if key, ok := queue.ParseID(s.job); ok && s.whole {
+		c := chunk{first: 1}
+		err := j.db.r.QueryRowContext(ctx, `SELECT data FROM whole WHERE key = ? AND job = ?`, key, s.job).Scan(&c.data)
+		if errors.Is(err, sql.ErrNoRows) {
+			return nil, nil
+		}
+		return []chunk{c}, typed(j.db.path, err)
+	}
 	rows, err := j.db.r.QueryContext(ctx, `SELECT first, data FROM chunks WHERE stream = ?1 AND first >=
-		coalesce((SELECT max(first) FROM chunks WHERE stream = ?1 AND first <= ?2), 0) ORDER BY first LIMIT 16`, id, after+1)
+		coalesce((SELECT max(first) FROM chunks WHERE stream = ?1 AND first <= ?2), 0) ORDER BY first LIMIT 16`, s.id, after+1)
 	if err != nil {
 		return nil, typed(j.db.path, err)
 	}
@@ -224,7 +262,10 @@ func (j *Journal) Recovered(ctx context.Context, job string) (last uint64, epoch
 // Expire implements queue.Journal.
 func (j *Journal) Expire(ctx context.Context, before time.Time) (int, error) {
 	before = queue.Cutoff(before, j.o.Clock())
-	total := 0
+	total, err := j.forgetWhole(ctx, before)
+	if err != nil {
+		return total, typed(j.db.path, err)
+	}
 	for {
 		ids, err := j.expired(ctx, before)
 		if err != nil || len(ids) == 0 {
@@ -248,6 +289,38 @@ func (j *Journal) expired(ctx context.Context, before time.Time) (map[string]int
 		return err
 	}, `SELECT id, job FROM streams WHERE written_at < ? LIMIT 200`, before.UnixMicro())
 	return ids, typed(j.db.path, err)
+}
+
+// forgetWhole deletes expired streams that are one row each.
+func (j *Journal) forgetWhole(ctx context.Context, before time.Time) (total int, err error) {
+	const most = 1000 // rows at once: the writer is not held up for longer
+	for n := most; n == most; total += n {
+		if n, err = j.forgetSome(ctx, before, most); err != nil {
+			return total, err
+		}
+	}
+	return total, nil
+}
+
+func (j *Journal) forgetSome(ctx context.Context, before time.Time, most int) (n int, err error) {
+	j.settleMu.Lock()
+	defer j.settleMu.Unlock()
+	var gone []string
+	err = each(ctx, j.db.w, func(r scanner) error {
+		var job string
+		err := r.Scan(&job)
+		gone = append(gone, job)
+		return err
+	}, `DELETE FROM whole WHERE key IN (SELECT key FROM whole WHERE key < ? AND written_at < ? ORDER BY key LIMIT ?) RETURNING job`,
+		queue.KeyBefore(before), before.UnixMicro(), most)
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for _, job := range gone {
+		if s := j.streams[job]; s != nil {
+			j.remove(s)
+		}
+	}
+	return len(gone), err
 }
 
 // forget deletes streams that have nothing new in memory.
@@ -298,7 +371,7 @@ func (j *Journal) Drop(ctx context.Context, job string) error {
 	j.batch.recs = append(j.batch.recs, batchRec{s: s, start: start, off: len(j.batch.buf), end: len(j.batch.buf), drop: true})
 	j.remove(s)
 	j.mu.Unlock()
-	return typed(j.db.path, j.erase(ctx, s.id))
+	return typed(j.db.path, errors.Join(j.erase(ctx, s.id), j.eraseWhole(ctx, s.job)))
 }
 
 func ignoreDone(err error) error {

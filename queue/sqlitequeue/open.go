@@ -45,6 +45,9 @@ type Options struct {
 	Sync time.Duration
 	// TailSize is the size at which the journal's tail is emptied: 64 MiB when zero.
 	TailSize int64
+	// Ended says of a frame's meta that nothing follows it in its stream. A short stream that is over by the time it
+	// moves into SQLite is then one row in one table. Nil: never.
+	Ended func(meta uint32) bool
 	// Clock must not step; nil uses the system's time at the start and elapsed time from then on.
 	Clock func() time.Time
 	// Logger gets what can't be returned; nil discards.
@@ -62,6 +65,9 @@ func (o Options) withDefaults() Options {
 	def(&o.Settle, time.Second)
 	def(&o.Linger, 50*time.Millisecond)
 	def(&o.Sync, time.Second)
+	if o.Ended == nil {
+		o.Ended = func(uint32) bool { return false }
+	}
 	if o.TailSize <= 0 {
 		o.TailSize = 64 << 20
 	}

@@ -80,6 +80,17 @@ func journalMigrations() []string {
 			data   BLOB    NOT NULL,
 			PRIMARY KEY (stream, first)
 		) STRICT, WITHOUT ROWID;`,
+
+		// streams that were short and over when they came: the key is inside the job's id
+		`CREATE TABLE whole (
+			key        INTEGER PRIMARY KEY,
+			job        TEXT    NOT NULL,
+			last       INTEGER NOT NULL,
+			meta       INTEGER NOT NULL,
+			epoch      INTEGER NOT NULL,
+			written_at INTEGER NOT NULL,
+			data       BLOB    NOT NULL
+		) STRICT;`,
 	}
 }
 

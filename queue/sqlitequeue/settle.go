@@ -5,6 +5,8 @@ import (
 	"errors"
 	"io"
 	"os"
+
+	"github.com/queen-rbee/queen-rbee/queue"
 )
 
 // idleTicks is after how many settlings without a new frame a stream leaves memory.
@@ -52,10 +54,23 @@ func (j *Journal) collect() []*pack {
 		p := &pack{s: s, first: s.first, raw: s.raw, refs: s.refs, last: s.last, meta: s.meta, epoch: s.epoch,
 			recovered: s.recovered, before: s.before}
 		s.settling, s.room = p, len(s.raw)+len(s.raw)/8
+		s.whole = s.queued == s.last && j.isWhole(p)
 		s.first, s.raw, s.refs = s.last+1, nil, nil
 		packs = append(packs, p)
 	}
 	return packs
+}
+
+// wholeSize is the most raw bytes of a stream that becomes one row.
+const wholeSize = 16 << 10
+
+// isWhole reports whether a pack is all there will ever be of a short stream.
+func (j *Journal) isWhole(p *pack) bool {
+	if p.s.known || p.first != 1 || len(p.raw) > wholeSize || p.recovered != 0 || p.before != 0 || !j.o.Ended(p.meta) {
+		return false
+	}
+	_, ok := queue.ParseID(p.s.job)
+	return ok
 }
 
 // chunkSize is the most raw bytes in a chunk of more than one frame.
@@ -72,6 +87,10 @@ func (j *Journal) store(ctx context.Context, packs []*pack) (err error) {
 			err = errors.Join(err, ignoreDone(tx.Rollback()))
 		}
 	}()
+	whole, err := tx.PrepareContext(ctx, `INSERT OR REPLACE INTO whole (key, job, last, meta, epoch, written_at, data) VALUES (?, ?, ?, ?, ?, ?, ?)`)
+	if err != nil {
+		return err
+	}
 	stream, err := tx.PrepareContext(ctx, `INSERT INTO streams (id, job, last, meta, epoch, recovered, recovered_in, written_at)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET last = excluded.last, meta = excluded.meta,
 		epoch = excluded.epoch, recovered = excluded.recovered, recovered_in = excluded.recovered_in,
@@ -87,6 +106,14 @@ func (j *Journal) store(ctx context.Context, packs []*pack) (err error) {
 	var buf []byte
 	for _, p := range packs {
 		if p.s.gone {
+			continue
+		}
+		if p.s.whole {
+			key, _ := queue.ParseID(p.s.job)
+			buf = encodeChunk(buf[:0], p.raw, p.refs)
+			if _, err = whole.ExecContext(ctx, key, p.s.job, p.last, p.meta, p.epoch, now, buf); err != nil {
+				return err
+			}
 			continue
 		}
 		if _, err = stream.ExecContext(ctx, p.s.id, p.s.job, p.last, p.meta, p.epoch, p.recovered, p.before, now); err != nil {
@@ -244,7 +271,7 @@ func (im *importer) take(ctx context.Context, r record) error {
 	switch {
 	case r.kind == recDrop:
 		delete(im.streams, r.job)
-		return im.j.erase(ctx, s.id)
+		return errors.Join(im.j.erase(ctx, s.id), im.j.eraseWhole(ctx, s.job))
 	case r.kind != recFrame || r.seq != s.last+1:
 		return nil // SQLite has it already, or what lies between was lost
 	}
@@ -261,8 +288,10 @@ func (im *importer) flush(ctx context.Context) error {
 	var packs []*pack
 	for _, s := range im.streams {
 		if len(s.refs) > 0 {
-			packs = append(packs, &pack{s: s, first: s.first, raw: s.raw, refs: s.refs, last: s.last, meta: s.meta,
-				epoch: s.epoch, recovered: s.recovered, before: s.before})
+			p := &pack{s: s, first: s.first, raw: s.raw, refs: s.refs, last: s.last, meta: s.meta,
+				epoch: s.epoch, recovered: s.recovered, before: s.before}
+			s.whole = im.j.isWhole(p)
+			packs = append(packs, p)
 			s.first, s.raw, s.refs = s.last+1, nil, nil
 		}
 	}
@@ -271,6 +300,16 @@ func (im *importer) flush(ctx context.Context) error {
 		return nil
 	}
 	return im.j.store(ctx, packs)
+}
+
+// eraseWhole deletes a stream that is one row.
+func (j *Journal) eraseWhole(ctx context.Context, job string) error {
+	key, ok := queue.ParseID(job)
+	if !ok {
+		return nil
+	}
+	_, err := j.db.w.ExecContext(ctx, "DELETE FROM whole WHERE key = ? AND job = ?", key, job)
+	return err
 }
 
 // erase deletes a stream from SQLite.

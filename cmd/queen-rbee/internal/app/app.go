@@ -13,13 +13,13 @@ import (
 	"net/http/pprof"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
 	"time"
 
 	"github.com/queen-rbee/queen-rbee/auth"
 	"github.com/queen-rbee/queen-rbee/cmd/queen-rbee/internal/compose"
 	"github.com/queen-rbee/queen-rbee/cmd/queen-rbee/internal/config"
+	"github.com/queen-rbee/queen-rbee/monitor/sdnotify"
 	"github.com/queen-rbee/queen-rbee/queue"
 )
 
@@ -146,15 +146,17 @@ func logger(cfg *config.Config, w io.Writer) *slog.Logger {
 
 // serve runs the queen until SIGTERM or SIGINT; a second one ends the process at once.
 func serve(version string, cfg *config.Config, f *flags, stdout, stderr io.Writer) error {
-	tuneMemory()
 	log := logger(cfg, stderr)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
+	go tuneMemory(ctx)
+	m := &manager{n: sdnotify.FromEnv(), log: log}
+	defer m.end()
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	defer signal.Stop(signals)
 
-	q, err := compose.New(ctx, cfg, compose.Options{Version: version, Log: log, LeaveHives: f.leave, RestartAudit: f.restartAudit})
+	q, err := compose.New(ctx, cfg, compose.Options{Version: version, Log: log, LeaveHives: f.leave, RestartAudit: f.restartAudit, OnDrain: m.draining})
 	if err != nil {
 		if errors.Is(err, queue.ErrLocked) {
 			return fmt.Errorf("%w: stop that queen first, or give this one a --data-dir of its own", err)
@@ -188,7 +190,10 @@ func serve(version string, cfg *config.Config, f *flags, stdout, stderr io.Write
 			}
 		}
 	}()
-	return q.Run(ctx, listener, func() { _, _ = fmt.Fprintf(stdout, "ready http://%s\n", listener.Addr()) })
+	return q.Run(ctx, listener, func() {
+		_, _ = fmt.Fprintf(stdout, "ready http://%s\n", listener.Addr())
+		m.serving(listener.Addr(), q.Alive)
+	})
 }
 
 // profile serves Go's profiles on the loopback address that RBEE_PPROF names, for whoever looks into the queen's costs.
@@ -207,17 +212,6 @@ func profile(log *slog.Logger) {
 	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
 	server := &http.Server{Addr: addr, Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	go func() { log.Info("profiles end", "error", server.ListenAndServe()) }()
-}
-
-// tuneMemory trades memory for processor time, within bounds, unless the environment says otherwise: the queen's live heap
-// is small, so that collecting it often costs more than the garbage does.
-func tuneMemory() {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(800)
-	}
-	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(1 << 30)
-	}
 }
 
 // migrate opens the stores, which brings them up to date, and closes them.

@@ -41,6 +41,8 @@ type Options struct {
 	Log     *slog.Logger
 	// LeaveHives leaves local hives and their workers running when the queen ends, for the next one to adopt.
 	LeaveHives bool
+	// OnDrain is called when Run begins to end; it may be nil.
+	OnDrain func()
 	// RestartAudit puts an audit log that was tampered with aside and begins a new one.
 	RestartAudit bool
 }
@@ -383,6 +385,9 @@ func (q *Queen) Run(ctx context.Context, l net.Listener, serving func()) error {
 	case err = <-serveErr:
 	case <-ctx.Done():
 	case cascade = <-q.shutdown:
+	}
+	if q.o.OnDrain != nil {
+		q.o.OnDrain()
 	}
 	stopBatches()
 	q.drain()

@@ -137,7 +137,11 @@ func (d *queueDoor) Submit(j *router.Job, running bool, worker, node string) (ro
 	if running {
 		job.State, job.Worker, job.Node = queue.Running, worker, node
 	}
-	t, err := d.q.Submit(job)
+	submit := d.q.Submit
+	if running && j.Inline && j.IdempotencyKey == "" {
+		submit = d.q.SubmitLate // its reader waits for the store before it shows the answer
+	}
+	t, err := submit(job)
 	if err != nil {
 		return nil, err
 	}

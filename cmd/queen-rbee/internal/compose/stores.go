@@ -16,6 +16,7 @@ import (
 	"github.com/queen-rbee/queen-rbee/provisioner/sqlprovisioner"
 	"github.com/queen-rbee/queen-rbee/queue/sqlitequeue"
 	"github.com/queen-rbee/queen-rbee/registry/sqliteregistry"
+	"github.com/queen-rbee/queen-rbee/sserelay"
 )
 
 // stores are the files of a queen: jobs (with a fsync for every commit), the frame journal, and everything else.
@@ -54,6 +55,7 @@ func openStores(ctx context.Context, store, dataDir, address string, log *slog.L
 	if s.jobs, err = sqlitequeue.Open(ctx, jobs, o); err != nil {
 		return nil, err
 	}
+	o.Ended = func(meta uint32) bool { return sserelay.Meta(meta).Terminal() }
 	if s.journal, err = sqlitequeue.OpenJournal(ctx, journal, o); err != nil {
 		return nil, err
 	}

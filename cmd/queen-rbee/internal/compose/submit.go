@@ -53,7 +53,7 @@ func (s *submitter) Submit(ctx context.Context, r *httpserver.Request) (httpserv
 	}
 	j := &router.Job{ID: id, Tenant: r.Identity.Tenant, Model: entry0.Name, ModelRef: entry0.Ref, Priority: r.Priority, Session: r.Session,
 		Node: r.Node, Surface: surfaces[r.Surface], Path: r.Path, Body: r.Body, ContentType: r.ContentType, Prompt: r.Prompt, Stream: r.Stream,
-		Detached: r.Detach, Deadline: r.Deadline, Submitted: time.Now(), PromptTokens: prompt, MaxTokens: r.MaxTokens,
+		Inline: !r.Stream && !r.Detach, Detached: r.Detach, Deadline: r.Deadline, Submitted: time.Now(), PromptTokens: prompt, MaxTokens: r.MaxTokens,
 		IdempotencyKey: r.IdempotencyKey, CorrelationID: r.CorrelationID, Traceparent: r.Traceparent, Strip: entry0.Strip, Set: rawValues(entry0.Set)}
 	e := &entry{job: j, grant: grant, fingerprint: r.BodyHash, keep: r.KeepAlive}
 	j.Aux = &work{entry: e}
@@ -242,10 +242,20 @@ func (j *job) Result(ctx context.Context, v httpserver.View) (*httpserver.Result
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	if j.h != nil && j.s.modelWait > 0 {
-		defer j.impatient(ctx, cancel)()
+	view := j.view(v)
+	if j.h != nil {
+		stop := func() {}
+		defer func() { stop() }()
+		view.Carry = func() {
+			if !j.eager { // else the one who submitted it does
+				j.h.Carry()
+			}
+			if over, _, _ := st.Ended(); !over && j.s.modelWait > 0 {
+				stop = j.impatient(ctx, cancel)
+			}
+		}
 	}
-	res, err := st.Result(ctx, j.view(v))
+	res, err := st.Result(ctx, view)
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
 			return nil, cause

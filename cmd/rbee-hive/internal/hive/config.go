@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -25,6 +26,7 @@ type config struct {
 	token                   string
 	detached, tokenStdin    bool
 	logFormat               string
+	logLevel                slog.Level
 	simDevices              []simDevice
 	models                  store.Options
 	version                 string
@@ -49,6 +51,7 @@ func parse(args []string, version string, stdin io.Reader, stdout, stderr io.Wri
 	fs.BoolVar(&c.tokenStdin, "token-stdin", false, "read the token from the first line of standard input, not from DIR/token")
 	fs.BoolVar(&c.detached, "detached", false, "go on without a terminal; log to DIR/hive.log")
 	fs.StringVar(&c.logFormat, "log-format", "text", "json or text")
+	fs.TextVar(&c.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error; a queen sets her hives' level to her own")
 	fs.Func("sim-device", "pretend a device for simulated models, NAME=SIZE (may be repeated)", func(s string) error {
 		name, size, ok := strings.Cut(s, "=")
 		n, err := sim.ParseSize(size)

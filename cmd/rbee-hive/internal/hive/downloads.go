@@ -19,6 +19,7 @@ const maxDownloadsKept = 256
 type downloads struct {
 	store   *store.Store
 	changed func()
+	ended   func(ref, code string)
 	ctx     context.Context
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup
@@ -38,9 +39,9 @@ type download struct {
 	cancel  context.CancelFunc
 }
 
-func newDownloads(s *store.Store, changed func()) *downloads {
+func newDownloads(s *store.Store, changed func(), ended func(ref, code string)) *downloads {
 	ctx, cancel := context.WithCancel(context.Background())
-	return &downloads{store: s, changed: changed, ctx: ctx, cancel: cancel, byID: map[string]*download{}, byRef: map[string]*download{}}
+	return &downloads{store: s, changed: changed, ended: ended, ctx: ctx, cancel: cancel, byID: map[string]*download{}, byRef: map[string]*download{}}
 }
 
 func (d *downloads) close() {
@@ -94,6 +95,7 @@ func (d *downloads) run(ctx context.Context, dl *download, r hiveapi.ProvisionRe
 	delete(d.byRef, r.ModelRef)
 	d.mu.Unlock()
 	d.changed()
+	d.ended(r.ModelRef, end.Code)
 	dl.set(end, true)
 }
 

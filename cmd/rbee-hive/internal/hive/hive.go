@@ -29,6 +29,8 @@ const beatEvery = 5 * time.Second
 type Hive struct {
 	c         config
 	log       *slog.Logger
+	level     *slog.LevelVar
+	requests  *requests
 	journal   *journal
 	feed      *feed
 	sup       *engine.Supervisor
@@ -50,7 +52,9 @@ type Hive struct {
 
 // build puts a hive together and takes over what a former one left.
 func build(ctx context.Context, c config, j *journal, ln net.Listener) (*Hive, error) {
-	h := &Hive{c: c, journal: j, log: newLogger(j, c.logFormat, c.name), started: time.Now().UTC(), address: advertised(ln), quit: make(chan struct{})}
+	h := &Hive{c: c, journal: j, level: &slog.LevelVar{}, requests: &requests{}, started: time.Now().UTC(), address: advertised(ln), quit: make(chan struct{})}
+	h.level.Set(c.logLevel)
+	h.log = newLogger(j, c, h.level, h.requests.correlation)
 	var err error
 	if h.epoch, err = nextEpoch(c.dataDir, h.started); err != nil {
 		return nil, err
@@ -62,7 +66,7 @@ func build(ctx context.Context, c config, j *journal, ln net.Listener) (*Hive, e
 	if h.store, err = store.Open(filepath.Join(c.dataDir, "models"), c.name, c.models); err != nil {
 		return nil, err
 	}
-	h.downloads = newDownloads(h.store, h.modelsChanged)
+	h.downloads = newDownloads(h.store, h.modelsChanged, h.downloaded)
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
@@ -92,6 +96,7 @@ func (h *Hive) workerChanged(w engine.Worker, gone bool) {
 		kind = hiveapi.EventGone
 	}
 	h.feed.publish(hiveapi.Event{Kind: kind, Worker: &w})
+	h.spawned(w, gone)
 	h.locks.hold(h.store, w, !gone)
 	h.feed.models(h.models())
 }

@@ -53,7 +53,7 @@ func TestLife(t *testing.T) {
 	}
 	_ = lines.Close()
 	metrics, err := h.Metrics(t.Context())
-	if err != nil || !strings.Contains(string(metrics), `sim:requests_total{node="node1",worker="w",model="demo"} 1`) {
+	if err != nil || !strings.Contains(string(metrics), `sim:requests_total{hive="node1",worker="w",model="demo"} 1`) {
 		t.Errorf("%s %v", metrics, err)
 	}
 	var e *hiveapi.Error

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"sync"
 	"syscall"
+
+	"github.com/queen-rbee/queen-rbee/metrics/correlate"
 )
 
 const (
@@ -111,10 +113,12 @@ func (j *journal) follow(ctx context.Context, n int, live bool, fn func(string) 
 	}
 }
 
-func newLogger(j *journal, format string, node string) *slog.Logger {
-	var h slog.Handler = slog.NewTextHandler(j, nil)
-	if format == "json" {
-		h = slog.NewJSONHandler(j, nil)
+// newLogger writes to the journal; lines that name a worker or a model carry the correlation id of what it is for.
+func newLogger(j *journal, c config, level *slog.LevelVar, lookup correlate.Lookup) *slog.Logger {
+	o := &slog.HandlerOptions{Level: level}
+	var h slog.Handler = slog.NewTextHandler(j, o)
+	if c.logFormat == "json" {
+		h = slog.NewJSONHandler(j, o)
 	}
-	return slog.New(h).With("hive", node)
+	return slog.New(correlate.New(h, lookup)).With("hive", c.name)
 }

@@ -64,16 +64,16 @@ func (h *Hive) logs(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// metrics is the hive's own numbers and those of its engines, with the labels node, worker and model.
+// metrics is the hive's own numbers and those of its engines, with the labels hive, worker and model.
 func (h *Hive) metrics(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 	s := h.feed.snapshot()
 	bw := bufio.NewWriter(w)
 	defer func() { _ = bw.Flush() }()
-	_, _ = fmt.Fprintf(bw, "# TYPE rbee_hive_workers gauge\nrbee_hive_workers{node=%q} %d\n", s.Node, len(s.Workers))
+	_, _ = fmt.Fprintf(bw, "# TYPE rbee_hive_workers gauge\nrbee_hive_workers{hive=%q} %d\n", s.Node, len(s.Workers))
 	for _, d := range s.Devices {
-		_, _ = fmt.Fprintf(bw, "rbee_hive_memory_bytes{node=%q,device=%q,state=\"total\"} %d\n", s.Node, d.ID, d.MemoryTotal)
-		_, _ = fmt.Fprintf(bw, "rbee_hive_memory_bytes{node=%q,device=%q,state=\"free\"} %d\n", s.Node, d.ID, d.MemoryFree)
+		_, _ = fmt.Fprintf(bw, "rbee_hive_memory_bytes{hive=%q,device=%q,state=\"total\"} %d\n", s.Node, d.ID, d.MemoryTotal)
+		_, _ = fmt.Fprintf(bw, "rbee_hive_memory_bytes{hive=%q,device=%q,state=\"free\"} %d\n", s.Node, d.ID, d.MemoryFree)
 	}
 	client := &http.Client{Timeout: 3 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, DialContext: (&net.Dialer{Timeout: time.Second}).DialContext},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
@@ -93,7 +93,7 @@ func (h *Hive) metrics(w http.ResponseWriter, r *http.Request) {
 			continue
 		}
 		if res.StatusCode == http.StatusOK {
-			relabel(bw, io.LimitReader(res.Body, 4<<20), fmt.Sprintf("node=%q,worker=%q,model=%q", s.Node, wk.WorkerID, wk.Model))
+			relabel(bw, io.LimitReader(res.Body, 4<<20), fmt.Sprintf("hive=%q,worker=%q,model=%q", s.Node, wk.WorkerID, wk.Model))
 		}
 		_ = res.Body.Close()
 	}

@@ -12,6 +12,9 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"github.com/queen-rbee/queen-rbee/hivelifecycle/hiveapi"
+	"github.com/queen-rbee/queen-rbee/monitor/sdnotify"
 )
 
 // Exit statuses.
@@ -82,6 +85,7 @@ func (h *Hive) run(ctx context.Context, ln net.Listener, stdout io.Writer, signa
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	srv := &http.Server{Handler: h.handler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10}
+	manager := sdnotify.FromEnv() // before a worker is started, which must not speak in our name
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(ln) }()
 	beats := make(chan struct{})
@@ -94,6 +98,8 @@ func (h *Hive) run(ctx context.Context, ln net.Listener, stdout io.Writer, signa
 	}
 	_, _ = fmt.Fprintf(stdout, "ready http://%s\n", h.address)
 	h.log.Info("ready", "address", h.address, "version", h.c.version, "pid", os.Getpid(), "epoch", h.epoch)
+	stopWatch := h.tellManager(manager)
+	defer stopWatch()
 	var err error
 	select {
 	case s := <-signals:
@@ -101,6 +107,10 @@ func (h *Hive) run(ctx context.Context, ln net.Listener, stdout io.Writer, signa
 	case <-h.quit:
 	case err = <-served:
 	}
+	if nerr := manager.Stopping("ends"); nerr != nil {
+		h.log.Warn("the service manager was not told", "error", nerr)
+	}
+	stopWatch()
 	h.end(false)
 	h.stopWorkers(signals)
 	h.downloads.close()
@@ -119,6 +129,26 @@ func (h *Hive) run(ctx context.Context, ln net.Listener, stdout io.Writer, signa
 	}
 	h.log.Info("ended")
 	return err
+}
+
+// tellManager tells the service manager, when there is one, that the hive serves, and until the returned function is called
+// that it is alive: that it answers at its own address.
+func (h *Hive) tellManager(n *sdnotify.Notifier) (stop func()) {
+	if err := n.Ready("serves at " + h.address); err != nil {
+		h.log.Warn("the service manager was not told", "error", err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		n.Watch(ctx, sdnotify.Answers("http://"+h.address+hiveapi.PathHealth), func(err error) {
+			h.log.Error("the check of being alive failed; the service manager will act when that lasts", "error", err)
+		})
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
 }
 
 // stopWorkers ends the workers, or lets go of them; a second signal kills them at once.

@@ -22,6 +22,7 @@ func (h *Hive) provision(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusBadRequest, "INVALID_MODEL_REF", "model_ref is missing or not a reference", nil)
 		return
 	}
+	h.requests.begin(store.Canonical(in.ModelRef), hiveapi.RequestOf(r.Header))
 	dl := h.downloads.start(in)
 	// What is there already is answered at once.
 	p, done, changed := dl.get()

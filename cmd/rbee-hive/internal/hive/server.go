@@ -23,7 +23,7 @@ func (h *Hive) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+hiveapi.PathHealth, h.health)
 	mux.HandleFunc("POST "+hiveapi.PathWorkerReady, h.workerReady)
-	auth := func(pattern string, fn http.HandlerFunc) { mux.Handle(pattern, h.authenticated(fn)) }
+	auth := func(pattern string, fn http.HandlerFunc) { mux.Handle(pattern, h.authenticated(h.logged(fn))) }
 	auth("GET "+hiveapi.PathStatus, h.status)
 	auth("GET "+hiveapi.PathWatch, h.watch)
 	auth("POST "+hiveapi.PathSpawn, h.spawn)
@@ -42,6 +42,7 @@ func (h *Hive) handler() http.Handler {
 	auth("GET "+hiveapi.PathLogs, h.logs)
 	auth("GET "+hiveapi.PathMetrics, h.metrics)
 	auth("POST "+hiveapi.PathShutdown, h.shutdown)
+	auth("POST "+hiveapi.PathLogLevel, h.logLevel)
 	auth("GET "+hiveapi.PathFiles+"{sha256}", h.file)
 	auth("/", func(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusNotFound, "INVALID_REQUEST", fmt.Sprintf("a hive has no %s %.80s", r.Method, r.URL.Path), nil)

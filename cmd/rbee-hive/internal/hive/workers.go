@@ -20,6 +20,7 @@ func (h *Hive) spawn(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusBadRequest, "INVALID_MODEL_REF", "model_ref is missing or not a reference", nil)
 		return
 	}
+	h.requests.begin(in.WorkerID, hiveapi.RequestOf(r.Header))
 	if in.ModelPath == "" {
 		path, err := h.modelPath(r.Context(), in)
 		if err != nil {
@@ -33,11 +34,12 @@ func (h *Hive) spawn(w http.ResponseWriter, r *http.Request) {
 	}
 	rec, err := h.sup.Start(r.Context(), in)
 	if err != nil {
-		h.log.Warn("a worker could not be started", "request", in, "error", err)
+		h.log.Warn("a worker could not be started", "request", in, "worker_id", in.WorkerID, "error", err)
+		h.span(in.WorkerID, "spawn", "WORKER_FAILED", map[string]string{"worker": in.WorkerID, "model": in.Model})
 		refuseErr(w, err)
 		return
 	}
-	h.log.Info("a worker is starting", "worker", rec)
+	h.log.Info("a worker is starting", "worker_id", rec.WorkerID, "worker", rec)
 	reply(w, http.StatusAccepted, rec)
 }
 

@@ -36,6 +36,7 @@ type cli struct {
 	output       string
 	quiet, watch bool
 	c            *client.Client
+	style        style
 }
 
 // usageError is a wrong use of the command line.
@@ -45,15 +46,18 @@ type usageError struct{ error }
 func Main(version string, args []string, in io.Reader, out, errOut io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	a := &cli{version: version, in: in, out: out, errOut: errOut}
+	a := &cli{version: version, in: in, out: out, errOut: errOut, style: newStyle(out)}
 	root := a.root()
 	root.SetArgs(args)
 	root.SetIn(in)
 	root.SetOut(out)
 	root.SetErr(errOut)
 	err := root.ExecuteContext(ctx)
-	if err == nil || errors.Is(err, context.Canceled) {
+	switch {
+	case err == nil:
 		return exitOK
+	case errors.Is(err, context.Canceled):
+		return exitError // whoever pressed Ctrl-C knows why
 	}
 	_, _ = fmt.Fprintln(errOut, "rbee:", err)
 	return exitCode(err)
@@ -87,18 +91,7 @@ func exitCode(err error) int {
 func (a *cli) root() *cobra.Command {
 	root := &cobra.Command{
 		Use: "rbee", Short: "The keeper: a thin client of queen-rbee", SilenceErrors: true, SilenceUsage: true,
-		PersistentPreRunE: func(cmd *cobra.Command, _ []string) (err error) {
-			switch a.output {
-			case "table", "wide", "json", "yaml":
-			default:
-				return usageError{fmt.Errorf("-o is table, wide, json or yaml, not %q", a.output)}
-			}
-			a.c, err = client.New(a.url, "")
-			if err != nil {
-				return usageError{err}
-			}
-			return nil
-		},
+		PersistentPreRunE: func(*cobra.Command, []string) error { return a.connect() },
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	f := root.PersistentFlags()
@@ -106,9 +99,40 @@ func (a *cli) root() *cobra.Command {
 	f.StringVarP(&a.output, "output", "o", "table", "table, wide, json or yaml")
 	f.BoolVarP(&a.quiet, "quiet", "q", false, "names only, no progress")
 	f.BoolVar(&a.watch, "watch", false, "repeat lists every two seconds")
+	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "wide", "json", "yaml"}, cobra.ShellCompDirectiveNoFileComp))
 	root.AddCommand(a.serve(), a.run(), a.status(), a.ls(), a.ps(), a.show(), a.pull(), a.stop(), a.rm(), a.hive(), a.job(), a.worker(), a.engine(),
-		a.keys(), a.tenants(), a.policy(), a.models(), a.doctor(), a.wait(), a.logs(), a.config(), a.versionCmd())
+		a.keys(), a.tenants(), a.policy(), a.models(), a.doctor(), a.wait(), a.logs(), a.config(), a.top(), a.dashboard(), a.install(), a.versionCmd())
 	return root
+}
+
+// connect checks what all commands take and finds the queen.
+func (a *cli) connect() (err error) {
+	switch a.output {
+	case "table", "wide", "json", "yaml":
+	default:
+		return usageError{fmt.Errorf("-o is table, wide, json or yaml, not %q", a.output)}
+	}
+	if a.c, err = client.New(a.url, ""); err != nil {
+		return usageError{err}
+	}
+	return nil
+}
+
+// group is a command that only holds others.
+func group(use, short string, subs ...*cobra.Command) *cobra.Command {
+	c := &cobra.Command{Use: use, Short: short, RunE: func(cmd *cobra.Command, v []string) error {
+		if len(v) == 0 {
+			return cmd.Help()
+		}
+		hint := ""
+		if near := cmd.SuggestionsFor(v[0]); len(near) > 0 {
+			hint = "; did you mean " + strings.Join(near, " or ") + "?"
+		}
+		return usageError{fmt.Errorf("unknown command %q for %q%s", v[0], cmd.CommandPath(), hint)}
+	}}
+	c.SuggestionsMinimumDistance = 2
+	c.AddCommand(subs...)
+	return c
 }
 
 // args makes a wrong number of arguments a usage error.
@@ -131,20 +155,27 @@ func (a *cli) note(format string, v ...any) {
 // repeat runs a listing once, or with --watch until it is interrupted.
 func (a *cli) repeat(ctx context.Context, list func() error) error {
 	for {
-		if err := list(); err != nil || !a.watch {
+		err := list()
+		switch {
+		case a.watch && errors.Is(err, context.Canceled):
+			return nil // the usual end of watching
+		case err != nil || !a.watch:
 			return err
 		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-time.After(2 * time.Second):
-			_, _ = fmt.Fprintln(a.out)
+			a.style.again(a.out)
 		}
 	}
 }
 
 func (a *cli) versionCmd() *cobra.Command {
 	return &cobra.Command{Use: "version", Short: "Print versions", Args: args(cobra.NoArgs), RunE: func(cmd *cobra.Command, _ []string) error {
+		if a.structured() {
+			return a.printOne("Version", record{"version": a.version})
+		}
 		_, err := fmt.Fprintln(a.out, "rbee", a.version)
 		return err
 	}}

@@ -10,11 +10,9 @@ import (
 
 // engine lists and changes the engines on hives.
 func (a *cli) engine() *cobra.Command {
-	c := &cobra.Command{Use: "engine", Short: "List, install, switch and remove inference engines"}
-	c.AddCommand(a.engineLs(), a.engineInstall(),
+	return group("engine", "List, install, switch and remove inference engines", a.engineLs(), a.engineInstall(),
 		a.engineChange("use ENGINE VERSION", "Run new workers with another installed version", "POST", "/v2/engines/use", "active"),
 		a.engineChange("rm ENGINE VERSION", "Remove an installed version", "DELETE", "/v2/engines", "removed"))
-	return c
 }
 
 func (a *cli) engineLs() *cobra.Command {

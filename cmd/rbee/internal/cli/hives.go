@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -40,14 +39,13 @@ func (a *cli) hiveColumns() []column {
 }
 
 func (a *cli) hive() *cobra.Command {
-	c := &cobra.Command{Use: "hive", Short: "Add, list, start, drain, upgrade, stop and remove hives"}
-	c.AddCommand(a.hiveAdd(),
+	return group("hive", "Add, list, start, drain, upgrade, stop and remove hives", a.hiveAdd(),
 		a.lister("ls", "List the hives", "/v2/registry/beehives/list", "nodes", "HiveList", "node_name", a.hiveColumns()...),
 		a.hiveOperation("start", "Start a hive, or end its draining"), a.hiveOperation("stop", "Stop a hive and its workers"),
 		a.hiveOperation("drain", "Send nothing new to a hive and wait for what runs there"),
 		a.hiveOperation("upgrade", "Replace a hive's program by the queen's version; its workers go on"),
-		a.send("rm NAME", "Stop a hive and forget it", 1, "POST", fixed("/v2/registry/beehives/remove"), func(v []string) any { return record{"node_name": v[0]} }, "removed"),
-		&cobra.Command{Use: "show NAME", Short: "Show one hive", Args: args(cobra.ExactArgs(1)), RunE: func(cmd *cobra.Command, v []string) error {
+		a.names(a.send("rm NAME", "Stop a hive and forget it", 1, "POST", fixed("/v2/registry/beehives/remove"), func(v []string) any { return record{"node_name": v[0]} }, "removed"), hiveNames),
+		&cobra.Command{Use: "show NAME", Short: "Show one hive", Args: args(cobra.ExactArgs(1)), ValidArgsFunction: a.complete(hiveNames), RunE: func(cmd *cobra.Command, v []string) error {
 			list, err := a.fetch(cmd.Context(), "/v2/registry/beehives/list", "nodes")
 			if err != nil {
 				return err
@@ -59,13 +57,12 @@ func (a *cli) hive() *cobra.Command {
 			}
 			return fmt.Errorf("there is no hive %s: rbee hive ls lists them", v[0])
 		}}, a.hiveLogs())
-	return c
 }
 
 func (a *cli) hiveLogs() *cobra.Command {
 	var follow bool
 	var tail int
-	c := &cobra.Command{Use: "logs NAME", Short: "Print a hive's log", Args: args(cobra.ExactArgs(1)), RunE: func(cmd *cobra.Command, v []string) error {
+	c := &cobra.Command{Use: "logs NAME", Short: "Print a hive's log", Args: args(cobra.ExactArgs(1)), ValidArgsFunction: a.complete(hiveNames), RunE: func(cmd *cobra.Command, v []string) error {
 		return a.copyLogs(cmd.Context(), v[0], "", follow, tail)
 	}}
 	c.Flags().BoolVarP(&follow, "follow", "f", false, "go on as lines come")
@@ -90,6 +87,9 @@ func (a *cli) hiveAdd() *cobra.Command {
 			return err
 		}
 		a.note("hive %s is ready", text(body["node_name"]))
+		if a.structured() {
+			return a.printOne("Hive", out)
+		}
 		return a.print("HiveList", []record{out}, "node_name", a.hiveColumns()...)
 	}}
 	f := c.Flags()
@@ -173,20 +173,12 @@ func (a *cli) addHive(ctx context.Context, body record, acceptNew bool, target s
 
 // confirm asks the person at the terminal, if there is one.
 func (a *cli) confirm(question string) bool {
-	f, ok := a.in.(*os.File)
-	if !ok {
-		return false
-	}
-	info, err := f.Stat()
-	if err != nil || info.Mode()&os.ModeCharDevice == 0 {
-		return false
-	}
-	if null, err := os.Stat(os.DevNull); err == nil && os.SameFile(info, null) {
+	if !isTerminal(a.in) {
 		return false
 	}
 	_, _ = fmt.Fprint(a.errOut, question)
 	var answer string
-	_, err = fmt.Fscanln(f, &answer)
+	_, err := fmt.Fscanln(a.in, &answer)
 	return err == nil && answer == "yes"
 }
 
@@ -232,7 +224,7 @@ func (a *cli) showSteps(ctx context.Context, node any) (stop func()) {
 
 // hiveOperation does something with a hive and shows the steps.
 func (a *cli) hiveOperation(verb, short string) *cobra.Command {
-	return &cobra.Command{Use: verb + " NAME", Short: short, Args: args(cobra.ExactArgs(1)), RunE: func(cmd *cobra.Command, v []string) error {
+	return &cobra.Command{Use: verb + " NAME", Short: short, Args: args(cobra.ExactArgs(1)), ValidArgsFunction: a.complete(hiveNames), RunE: func(cmd *cobra.Command, v []string) error {
 		var out struct {
 			EventsURL string `json:"events_url"`
 		}

@@ -12,8 +12,7 @@ import (
 
 // configImport prints another program's configuration as ours.
 func (a *cli) configImport() *cobra.Command {
-	c := &cobra.Command{Use: "import", Short: "Turn another program's configuration into the queen's"}
-	c.AddCommand(&cobra.Command{Use: "llama-swap FILE", Short: "Print a llama-swap configuration as the queen's, and on stderr what has no equivalent",
+	return group("import", "Turn another program's configuration into the queen's", &cobra.Command{Use: "llama-swap FILE", Short: "Print a llama-swap configuration as the queen's, and on stderr what has no equivalent",
 		Args: args(cobra.ExactArgs(1)), RunE: func(_ *cobra.Command, v []string) error {
 			data, err := os.ReadFile(v[0])
 			if err != nil {
@@ -35,5 +34,4 @@ func (a *cli) configImport() *cobra.Command {
 			_, err = a.out.Write(text)
 			return err
 		}})
-	return c
 }

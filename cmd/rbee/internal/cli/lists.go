@@ -96,19 +96,19 @@ func (a *cli) glance(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	jobs := map[string]int{}
+	jobs := record{}
 	for _, state := range []string{"queued", "running"} {
 		list, err := a.fetch(ctx, "/v2/tasks?limit=1000&state="+state, "jobs")
 		if err != nil {
 			return err
 		}
-		jobs[state] = len(list)
+		jobs[state] = float64(len(list))
 	}
-	if a.output == "json" || a.output == "yaml" {
-		return a.print("Status", []record{{"queen": a.c.Base, "health": health, "hives": hives, "workers": workers, "jobs": jobs}}, "")
+	if a.structured() {
+		return a.printOne("Status", record{"queen": a.c.Base, "health": health, "hives": hives, "workers": workers, "jobs": jobs})
 	}
-	_, _ = fmt.Fprintf(a.out, "queen  %s  %s  %s\n", a.c.Base, text(health["status"]), text(health["version"]))
-	_, _ = fmt.Fprintf(a.out, "jobs   %d running, %d queued\n\n", jobs["running"], jobs["queued"])
+	_, _ = fmt.Fprintf(a.out, "queen  %s  %s  %s\n", a.c.Base, a.style.word(text(health["status"])).Render(text(health["status"])), text(health["version"]))
+	_, _ = fmt.Fprintf(a.out, "jobs   %s running, %s queued\n\n", text(jobs["running"]), text(jobs["queued"]))
 	if err := a.print("HiveList", hives, "node_name", a.hiveColumns()...); err != nil {
 		return err
 	}
@@ -117,7 +117,7 @@ func (a *cli) glance(ctx context.Context) error {
 }
 
 func (a *cli) show() *cobra.Command {
-	return &cobra.Command{Use: "show MODEL", Short: "Show one model", Args: args(cobra.ExactArgs(1)), RunE: func(cmd *cobra.Command, v []string) error {
+	return &cobra.Command{Use: "show MODEL", Short: "Show one model", Args: args(cobra.ExactArgs(1)), ValidArgsFunction: a.complete(modelNames), RunE: func(cmd *cobra.Command, v []string) error {
 		list, err := a.fetch(cmd.Context(), "/v2/models/catalog", "models")
 		if err != nil {
 			return err
@@ -187,7 +187,7 @@ func (a *cli) copyLogs(ctx context.Context, node, worker string, follow bool, ta
 }
 
 func (a *cli) config() *cobra.Command {
-	c := &cobra.Command{Use: "config", Short: "Make, check and show the queen's configuration"}
+	c := group("config", "Make, check, show and import the queen's configuration")
 	init := &cobra.Command{Use: "init [FILE]", Short: "Write a first configuration", Args: args(cobra.MaximumNArgs(1)), RunE: func(_ *cobra.Command, v []string) error {
 		path := "queen.yaml"
 		if len(v) == 1 {

@@ -4,9 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/url"
-	"os"
-	"path/filepath"
-	"strings"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -28,7 +26,7 @@ func (a *cli) send(use, short string, n int, method string, path func([]string) 
 		if len(v) > 0 {
 			a.note("%s: %s", v[0], done)
 		}
-		if a.output == "json" || a.output == "yaml" {
+		if a.structured() {
 			return a.printOne("Result", out)
 		}
 		return nil
@@ -53,9 +51,8 @@ func (a *cli) followOperation(cmd *cobra.Command, path string) error {
 			return err
 		}
 		switch {
-		case a.output == "json":
-			_, err := fmt.Fprintln(a.out, string(ev.Data))
-			if err != nil {
+		case a.structured():
+			if err := a.event("Progress", ev.Data); err != nil {
 				return err
 			}
 		case e.Message != "":
@@ -69,7 +66,7 @@ func (a *cli) followOperation(cmd *cobra.Command, path string) error {
 }
 
 func (a *cli) stop() *cobra.Command {
-	return &cobra.Command{Use: "stop MODEL", Short: "Unload a model: stop its workers", Args: args(cobra.ExactArgs(1)), RunE: func(cmd *cobra.Command, v []string) error {
+	return &cobra.Command{Use: "stop MODEL", Short: "Unload a model: stop its workers", Args: args(cobra.ExactArgs(1)), ValidArgsFunction: a.complete(modelNames), RunE: func(cmd *cobra.Command, v []string) error {
 		list, err := a.fetch(cmd.Context(), "/v2/workers/list", "workers")
 		if err != nil {
 			return err
@@ -92,12 +89,8 @@ func (a *cli) stop() *cobra.Command {
 }
 
 func (a *cli) job() *cobra.Command {
-	c := &cobra.Command{Use: "job", Short: "List, show, follow and cancel jobs"}
-	c.AddCommand(
-		a.lister("ls", "List the jobs, newest first", "/v2/tasks", "jobs", "JobList", "job_id", field("JOB", "job_id"), field("MODEL", "model"),
-			field("STATE", "state"), field("TENANT", "tenant_id"), field("TOKENS", "tokens_out"),
-			column{head: "AGE", text: func(r record) string { return ageText(r["submitted_at"]) }}, field("WORKER", "worker_id"), wide(field("ERROR", "error"))),
-		&cobra.Command{Use: "show ID", Short: "Show one job and its decision", Args: args(cobra.ExactArgs(1)), RunE: func(cmd *cobra.Command, v []string) error {
+	return group("job", "List, show, follow and cancel jobs", a.jobLs(),
+		&cobra.Command{Use: "show ID", Short: "Show one job and its decision", Args: args(cobra.ExactArgs(1)), ValidArgsFunction: a.complete(jobNames), RunE: func(cmd *cobra.Command, v []string) error {
 			var out record
 			if err := a.c.JSON(cmd.Context(), "GET", "/v2/tasks/"+url.PathEscape(v[0])+"?explain=true", nil, &out); err != nil {
 				return err
@@ -105,31 +98,73 @@ func (a *cli) job() *cobra.Command {
 			return a.printOne("Job", out, "job_id", "state", "model", "model_ref", "tenant_id", "priority", "worker_id", "node", "attempt", "submitted_at",
 				"started_at", "first_token_at", "completed_at", "prompt_tokens", "tokens_out", "error", "decision")
 		}},
-		a.send("cancel ID", "Cancel a job", 1, "DELETE", with("/v2/tasks/", ""), nil, "cancelled"),
-		&cobra.Command{Use: "follow ID", Aliases: []string{"logs"}, Short: "Print a job's text as it comes", Args: args(cobra.ExactArgs(1)), RunE: func(cmd *cobra.Command, v []string) error {
-			return a.c.Events(cmd.Context(), "GET", "/v2/tasks/"+url.PathEscape(v[0])+"/events", nil, func(ev client.Event) error {
-				var t struct{ T, Code, Message string }
-				if err := json.Unmarshal(ev.Data, &t); err != nil {
-					return err
-				}
-				switch ev.Name {
-				case "token":
-					_, err := fmt.Fprint(a.out, t.T)
-					return err
-				case "end":
-					_, err := fmt.Fprintln(a.out)
-					return err
-				case "error":
-					return &client.APIError{Code: t.Code, Message: t.Message}
-				}
-				return nil
-			})
-		}})
+		a.names(a.send("cancel ID", "Cancel a job", 1, "DELETE", with("/v2/tasks/", ""), nil, "cancelled"), jobNames),
+		a.jobText("follow ID", "Print a job's text as it comes"), a.jobText("logs ID", "Print what a job has said, and go on while it runs"))
+}
+
+func (a *cli) jobLs() *cobra.Command {
+	filter := map[string]*string{"state": new(string), "model": new(string), "priority": new(string)}
+	var limit int
+	c := &cobra.Command{Use: "ls", Short: "List the jobs, newest first", Args: args(cobra.NoArgs), RunE: func(cmd *cobra.Command, _ []string) error {
+		q := url.Values{}
+		for k, v := range filter {
+			if *v != "" {
+				q.Set(k, *v)
+			}
+		}
+		if limit > 0 {
+			q.Set("limit", strconv.Itoa(limit))
+		}
+		return a.repeat(cmd.Context(), func() error {
+			list, err := a.fetch(cmd.Context(), "/v2/tasks?"+q.Encode(), "jobs")
+			if err != nil {
+				return err
+			}
+			return a.print("JobList", list, "job_id", field("JOB", "job_id"), field("MODEL", "model"), field("STATE", "state"), field("TENANT", "tenant_id"), field("TOKENS", "tokens_out"),
+				column{head: "AGE", text: func(r record) string { return ageText(r["submitted_at"]) }}, field("WORKER", "worker_id"), wide(field("NODE", "node")),
+				wide(field("PRIORITY", "priority")), wide(field("ATTEMPT", "attempt")), wide(field("ERROR", "error")))
+		})
+	}}
+	f := c.Flags()
+	f.StringVar(filter["state"], "state", "", "queued, running, complete, failed or cancelled")
+	f.StringVar(filter["model"], "model", "", "of this model only")
+	f.StringVar(filter["priority"], "priority", "", "interactive or batch")
+	f.IntVar(&limit, "limit", 0, "at most so many")
 	return c
 }
 
+// jobText follows a job's events, from its first one on, and prints its text.
+func (a *cli) jobText(use, short string) *cobra.Command {
+	return &cobra.Command{Use: use, Short: short, Args: args(cobra.ExactArgs(1)), ValidArgsFunction: a.complete(jobNames), RunE: func(cmd *cobra.Command, v []string) error {
+		ended := false
+		err := a.c.Events(cmd.Context(), "GET", "/v2/tasks/"+url.PathEscape(v[0])+"/events", nil, func(ev client.Event) error {
+			var t struct{ T, Code, Message string }
+			if err := json.Unmarshal(ev.Data, &t); err != nil {
+				return err
+			}
+			ended = ended || ev.Name == "end"
+			switch {
+			case ev.Name == "error":
+				return &client.APIError{Code: t.Code, Message: t.Message}
+			case a.structured():
+				return a.event("JobEvent", ev.Data)
+			case ev.Name == "token":
+				_, err := fmt.Fprint(a.out, t.T)
+				return err
+			case ev.Name == "end":
+				_, err := fmt.Fprintln(a.out)
+				return err
+			}
+			return nil
+		})
+		if err == nil && !ended {
+			err = fmt.Errorf("the stream ended before the job did: rbee job show %s says how it stands", v[0])
+		}
+		return err
+	}}
+}
+
 func (a *cli) worker() *cobra.Command {
-	c := &cobra.Command{Use: "worker", Short: "List, spawn and stop workers"}
 	var node, device string
 	spawn := &cobra.Command{Use: "spawn MODEL", Short: "Start a worker", Args: args(cobra.ExactArgs(1)), RunE: func(cmd *cobra.Command, v []string) error {
 		var out record
@@ -148,13 +183,11 @@ func (a *cli) worker() *cobra.Command {
 	spawn.Flags().StringVar(&device, "device", "", "on this device")
 	ls := a.ps()
 	ls.Use = "ls"
-	c.AddCommand(ls, spawn, a.send("stop ID", "Stop a worker when it is done", 1, "POST", fixed("/v2/workers/shutdown"),
-		func(v []string) any { return record{"worker_id": v[0], "drain": true} }, "stopping"))
-	return c
+	return group("worker", "List, spawn and stop workers", ls, a.names(spawn, modelNames), a.names(a.send("stop ID", "Stop a worker when it is done", 1, "POST",
+		fixed("/v2/workers/shutdown"), func(v []string) any { return record{"worker_id": v[0], "drain": true} }, "stopping"), workerNames))
 }
 
 func (a *cli) keys() *cobra.Command {
-	c := &cobra.Command{Use: "key", Short: "Make, list and revoke API keys"}
 	var tenant, scope, label string
 	var models []string
 	var expires time.Duration
@@ -173,7 +206,7 @@ func (a *cli) keys() *cobra.Command {
 		if err := a.c.JSON(cmd.Context(), "POST", "/v2/keys", body, &out); err != nil {
 			return err
 		}
-		if a.output == "json" || a.output == "yaml" {
+		if a.structured() {
 			return a.printOne("Key", out)
 		}
 		a.note("key %s of tenant %s, scope %s; it is shown this once:", text(out["id"]), text(out["tenant_id"]), text(out["scope"]))
@@ -186,64 +219,12 @@ func (a *cli) keys() *cobra.Command {
 	f.StringVar(&label, "label", "", "what you call it")
 	f.StringSliceVar(&models, "model", nil, "only these models")
 	f.DurationVar(&expires, "expires", 0, "valid for this long")
-	c.AddCommand(create, a.lister("ls", "List the keys", "/v2/keys", "keys", "KeyList", "id", field("KEY", "id"), field("TENANT", "tenant_id"), field("SCOPE", "scope"),
+	return group("key", "Make, list and revoke API keys", create, a.lister("ls", "List the keys", "/v2/keys", "keys", "KeyList", "id", field("KEY", "id"), field("TENANT", "tenant_id"), field("SCOPE", "scope"),
 		field("LABEL", "label"), field("CREATED", "created_at"), field("EXPIRES", "expires_at"), field("REVOKED", "revoked_at")),
 		a.send("revoke ID", "Revoke a key", 1, "DELETE", with("/v2/keys/", ""), nil, "revoked"))
-	return c
-}
-
-func (a *cli) policy() *cobra.Command {
-	c := &cobra.Command{Use: "policy", Short: "Show, set and try the scheduling policy"}
-	show := &cobra.Command{Use: "show", Short: "Show the policy", Args: args(cobra.NoArgs), RunE: func(cmd *cobra.Command, _ []string) error {
-		var out record
-		if err := a.c.JSON(cmd.Context(), "GET", "/v2/scheduler/policy", nil, &out); err != nil {
-			return err
-		}
-		return a.printOne("Policy", out, "name", "language", "mode", "hash", "failures", "available", "source")
-	}}
-	set := &cobra.Command{Use: "set NAME|FILE", Short: "Set the policy", Args: args(cobra.ExactArgs(1)), RunE: func(cmd *cobra.Command, v []string) error {
-		body, err := policyBody(v[0])
-		if err != nil {
-			return err
-		}
-		return a.c.JSON(cmd.Context(), "PUT", "/v2/scheduler/policy", body, nil)
-	}}
-	dry := &cobra.Command{Use: "dry-run MODEL [PROMPT]", Short: "Say what would be decided, and why", Args: args(cobra.RangeArgs(1, 2)), RunE: func(cmd *cobra.Command, v []string) error {
-		job := record{"model": v[0], "prompt": "hello"}
-		if len(v) == 2 {
-			job["prompt"] = v[1]
-		}
-		var out struct {
-			Decisions []record `json:"decisions"`
-		}
-		if err := a.c.JSON(cmd.Context(), "POST", "/v2/scheduler/dry-run", record{"jobs": []any{job}}, &out); err != nil {
-			return err
-		}
-		return a.print("DecisionList", out.Decisions, "action", field("ACTION", "action"), field("WORKER", "worker_id"), field("NODE", "node"),
-			field("EVICT", "evict"), field("CODE", "code"), field("REASON", "reason"), wide(field("CANDIDATES", "candidates")))
-	}}
-	c.AddCommand(show, set, dry)
-	return c
-}
-
-func policyBody(nameOrFile string) (record, error) {
-	switch ext := filepath.Ext(nameOrFile); ext {
-	case ".star", ".yaml", ".yml":
-		source, err := os.ReadFile(nameOrFile)
-		if err != nil {
-			return nil, err
-		}
-		lang := "starlark"
-		if ext != ".star" {
-			lang = "yaml"
-		}
-		return record{"name": strings.TrimSuffix(filepath.Base(nameOrFile), ext), "language": lang, "source": string(source)}, nil
-	}
-	return record{"name": nameOrFile}, nil
 }
 
 func (a *cli) models() *cobra.Command {
-	c := &cobra.Command{Use: "model", Short: "Add and remove models at run time"}
 	var ref, engine string
 	var slots, context int
 	add := &cobra.Command{Use: "add NAME --ref REF", Short: "Offer a model", Args: args(cobra.ExactArgs(1)), RunE: func(cmd *cobra.Command, v []string) error {
@@ -271,6 +252,6 @@ func (a *cli) models() *cobra.Command {
 	f.StringVar(&engine, "engine", "", "engine")
 	f.IntVar(&slots, "slots", 0, "requests at once")
 	f.IntVar(&context, "context", 0, "tokens of context")
-	c.AddCommand(add, a.send("rm NAME", "Take a model away", 1, "DELETE", with("/v2/models/", ""), nil, "removed"))
-	return c
+	return group("model", "Add and remove models at run time", add,
+		a.names(a.send("rm NAME", "Take a model away", 1, "DELETE", with("/v2/models/", ""), nil, "removed"), modelNames))
 }

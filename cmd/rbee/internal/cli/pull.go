@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"os"
 	"strings"
 	"time"
 
@@ -35,7 +34,7 @@ func (d download) final() bool {
 func (a *cli) pull() *cobra.Command {
 	var hive, as string
 	var cancel bool
-	c := &cobra.Command{Use: "pull MODEL", Short: "Get a model onto a hive", Args: args(cobra.ExactArgs(1)), RunE: func(cmd *cobra.Command, v []string) error {
+	c := &cobra.Command{Use: "pull MODEL", Short: "Get a model onto a hive", Args: args(cobra.ExactArgs(1)), ValidArgsFunction: a.complete(modelNames), RunE: func(cmd *cobra.Command, v []string) error {
 		if as != "" {
 			if err := a.c.JSON(cmd.Context(), "PUT", "/v2/models/"+url.PathEscape(as), record{"ref": v[0]}, nil); err != nil {
 				return err
@@ -81,7 +80,7 @@ func (a *cli) follow(ctx context.Context, name string, body record) error {
 		case ctx.Err() != nil:
 			bar.close()
 			a.note("%s: the download goes on in the background; rbee pull --cancel %s stops it", name, name)
-			return ctx.Err()
+			return nil
 		case first && !moved && err != nil:
 			return err
 		}
@@ -117,8 +116,8 @@ func (a *cli) followOnce(ctx context.Context, body record, bar *bar) (done, move
 		if d.Code == "SHUTTING_DOWN" {
 			return errGone
 		}
-		if a.output == "json" {
-			if _, err := fmt.Fprintln(a.out, string(ev.Data)); err != nil {
+		if a.structured() {
+			if err := a.event("Progress", ev.Data); err != nil {
 				return err
 			}
 		} else {
@@ -164,10 +163,7 @@ const plainEvery = 5 * time.Second
 
 func newBar(a *cli) *bar {
 	b := &bar{a: a}
-	if f, ok := a.errOut.(*os.File); ok && os.Getenv("TERM") != "dumb" {
-		info, err := f.Stat()
-		b.terminal = err == nil && info.Mode()&os.ModeCharDevice != 0
-	}
+	b.terminal = isTerminal(a.errOut)
 	return b
 }
 
@@ -231,7 +227,7 @@ func barText(d download, width int) string {
 
 func (a *cli) rm() *cobra.Command {
 	var hive string
-	c := &cobra.Command{Use: "rm MODEL [--hive HIVE]", Short: "Drop a model's files from a hive, or from all", Args: args(cobra.ExactArgs(1)), RunE: func(cmd *cobra.Command, v []string) error {
+	c := &cobra.Command{Use: "rm MODEL [--hive HIVE]", Short: "Drop a model's files from a hive, or from all", Args: args(cobra.ExactArgs(1)), ValidArgsFunction: a.complete(modelNames), RunE: func(cmd *cobra.Command, v []string) error {
 		list, err := a.fetch(cmd.Context(), "/v2/models/list", "models")
 		if err != nil {
 			return err

@@ -1,56 +1,18 @@
 package cli
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
 	"github.com/queen-rbee/queen-rbee/cmd/rbee/internal/client"
 )
-
-func copyTo(w io.Writer, r io.Reader) error {
-	_, err := io.Copy(w, r)
-	return err
-}
-
-// execQueen replaces this process by queen-rbee, found beside it or on PATH.
-func execQueen(list []string) error {
-	path, err := findQueen()
-	if err != nil {
-		return err
-	}
-	return syscall.Exec(path, append([]string{path}, list...), os.Environ())
-}
-
-func findQueen() (string, error) {
-	if self, err := os.Executable(); err == nil {
-		beside := filepath.Join(filepath.Dir(self), "queen-rbee")
-		if _, err := os.Stat(beside); err == nil {
-			return beside, nil
-		}
-	}
-	path, err := exec.LookPath("queen-rbee")
-	if err != nil {
-		return "", errors.New("queen-rbee is neither beside rbee nor on PATH: install it, or run it by its path")
-	}
-	return path, nil
-}
-
-func (a *cli) serve() *cobra.Command {
-	return &cobra.Command{Use: "serve [flags of queen-rbee]", Short: "Become queen-rbee", DisableFlagParsing: true,
-		PersistentPreRunE: func(*cobra.Command, []string) error { return nil },
-		RunE:              func(_ *cobra.Command, v []string) error { return execQueen(v) }}
-}
 
 type message struct {
 	Role    string `json:"role"`
@@ -59,61 +21,94 @@ type message struct {
 
 type runOptions struct {
 	model       string
+	system      string
 	maxTokens   int
 	temperature float64
+	seed        int64
 	session     string
+	noHistory   bool
 }
 
+// maxInput bounds a prompt that is read from stdin.
+const maxInput = 32 << 20
+
 func (a *cli) run() *cobra.Command {
-	o := runOptions{temperature: -1}
-	c := &cobra.Command{Use: "run MODEL [PROMPT]", Short: "Ask a model, or chat with it", Args: args(cobra.MinimumNArgs(1)), RunE: func(cmd *cobra.Command, v []string) error {
-		o.model = v[0]
-		if len(v) > 1 {
-			_, err := a.ask(cmd.Context(), o, []message{{"user", strings.Join(v[1:], " ")}})
-			return err
-		}
-		return a.chat(cmd.Context(), o)
-	}}
-	c.Flags().IntVar(&o.maxTokens, "max-tokens", 0, "length of an answer at most")
-	c.Flags().Float64Var(&o.temperature, "temperature", -1, "0 to 2")
-	c.Flags().StringVar(&o.session, "session", "", "affinity key")
+	o := runOptions{temperature: -1, seed: -1}
+	c := &cobra.Command{Use: "run MODEL [PROMPT]", Short: "Ask a model, or chat with it",
+		Long: "Ask a model one thing, or chat with it.\n\nWithout a prompt, a terminal begins a chat that remembers what was said (/help tells more);\n" +
+			"input that is no terminal is the prompt as a whole. A - among the words of the prompt stands for that input.",
+		Args: args(cobra.MinimumNArgs(1)), ValidArgsFunction: a.complete(modelNames), RunE: func(cmd *cobra.Command, v []string) error {
+			o.model = v[0]
+			if len(v) == 1 && isTerminal(a.in) && isTerminal(a.out) && !a.structured() {
+				return a.chat(cmd.Context(), o)
+			}
+			prompt, err := a.prompt(v[1:])
+			if err != nil {
+				return err
+			}
+			got, err := a.ask(cmd.Context(), o, o.begin(prompt))
+			if err != nil || !a.structured() {
+				return err
+			}
+			return a.encode("Answer", got, false)
+		}}
+	f := c.Flags()
+	f.StringVar(&o.system, "system", "", "system message")
+	f.IntVar(&o.maxTokens, "max-tokens", 0, "length of an answer at most")
+	f.Float64Var(&o.temperature, "temperature", -1, "0 to 2")
+	f.Int64Var(&o.seed, "seed", -1, "for the same answer again")
+	f.StringVar(&o.session, "session", "", "affinity key")
+	f.BoolVar(&o.noHistory, "no-history", false, "a chat neither reads nor writes the file of earlier prompts")
 	return c
 }
 
-// chat reads lines until the end of the input and keeps the history of the conversation.
-func (a *cli) chat(ctx context.Context, o runOptions) error {
-	var history []message
-	sc := bufio.NewScanner(a.in)
-	sc.Buffer(nil, 1<<20)
-	for {
-		if !a.quiet {
-			_, _ = fmt.Fprint(a.errOut, ">>> ")
-		}
-		if !sc.Scan() {
-			a.note("")
-			return sc.Err()
-		}
-		line := strings.TrimSpace(sc.Text())
-		switch line {
-		case "":
-			continue
-		case "/bye", "/exit", "/quit":
-			return nil
-		case "/clear":
-			history = nil
-			continue
-		}
-		history = append(history, message{"user", line})
-		answer, err := a.ask(ctx, o, history)
-		if err != nil {
-			return err
-		}
-		history = append(history, message{"assistant", answer})
+// begin is a conversation with its first question.
+func (o runOptions) begin(prompt string) (list []message) {
+	if o.system != "" {
+		list = append(list, message{"system", o.system})
 	}
+	if prompt != "" {
+		list = append(list, message{"user", prompt})
+	}
+	return list
 }
 
-// ask streams one answer to stdout and returns it.
-func (a *cli) ask(ctx context.Context, o runOptions, history []message) (string, error) {
+// prompt is the words of the command line, or what stands on stdin.
+func (a *cli) prompt(words []string) (string, error) {
+	read := func() (string, error) {
+		if isTerminal(a.in) {
+			a.note("the prompt, then Ctrl-D:")
+		}
+		data, err := io.ReadAll(io.LimitReader(a.in, maxInput+1))
+		if len(data) > maxInput {
+			return "", fmt.Errorf("the input is longer than %s", bytesText(float64(maxInput)))
+		}
+		return strings.TrimSpace(string(data)), err
+	}
+	if len(words) == 0 {
+		words = []string{"-"}
+	}
+	out := make([]string, len(words))
+	for i, w := range words {
+		out[i] = w
+		if w != "-" {
+			continue
+		}
+		text, err := read()
+		if err != nil {
+			return "", err
+		}
+		out[i] = text
+	}
+	prompt := strings.TrimSpace(strings.Join(out, " "))
+	if prompt == "" {
+		return "", usageError{errors.New("there is no prompt: give it as an argument or on stdin")}
+	}
+	return prompt, nil
+}
+
+// ask streams one answer to stdout and returns it with what the queen said of it.
+func (a *cli) ask(ctx context.Context, o runOptions, history []message) (record, error) {
 	body := map[string]any{"model": o.model, "messages": history}
 	if o.maxTokens > 0 {
 		body["max_tokens"] = o.maxTokens
@@ -121,46 +116,81 @@ func (a *cli) ask(ctx context.Context, o runOptions, history []message) (string,
 	if o.temperature >= 0 {
 		body["temperature"] = o.temperature
 	}
+	if o.seed >= 0 {
+		body["seed"] = o.seed
+	}
 	if o.session != "" {
 		body["session_id"] = o.session
 	}
-	var answer strings.Builder
-	ended := false
-	err := a.c.Events(ctx, "POST", "/v2/tasks", body, func(ev client.Event) error {
-		switch ev.Name {
-		case "queued":
-			var q struct {
-				Position int `json:"queue_position"`
-			}
-			if json.Unmarshal(ev.Data, &q) == nil && q.Position > 0 {
-				a.note("waiting, position %d", q.Position)
-			}
-		case "token":
-			var t struct {
-				T string `json:"t"`
-			}
-			if err := json.Unmarshal(ev.Data, &t); err != nil {
-				return err
-			}
-			answer.WriteString(t.T)
-			_, err := io.WriteString(a.out, t.T)
-			return err
-		case "end":
-			ended = true
-		case "error":
-			var e client.APIError
-			if err := json.Unmarshal(ev.Data, &e); err != nil {
-				return err
-			}
-			return &e
-		}
-		return nil
-	})
-	if answer.Len() > 0 {
+	t := &telling{a: a, got: record{"model": o.model}}
+	err := a.c.Events(ctx, "POST", "/v2/tasks", body, t.event)
+	if t.text.Len() > 0 && !a.structured() {
 		_, _ = fmt.Fprintln(a.out)
 	}
-	if err == nil && !ended {
+	if err == nil && !t.ended {
 		err = errors.New("the stream ended before the answer did: see rbee job ls")
 	}
-	return answer.String(), err
+	t.got["text"] = t.text.String()
+	return t.got, err
+}
+
+// telling is an answer as it comes.
+type telling struct {
+	a     *cli
+	text  strings.Builder
+	got   record
+	ended bool
+}
+
+func (t *telling) event(ev client.Event) error {
+	switch ev.Name {
+	case "queued":
+		var q struct {
+			Position int `json:"queue_position"`
+		}
+		if json.Unmarshal(ev.Data, &q) == nil && q.Position > 0 {
+			t.a.note("waiting, position %d", q.Position)
+		}
+	case "started":
+		var s record
+		if json.Unmarshal(ev.Data, &s) == nil {
+			for _, k := range []string{"job_id", "worker_id", "node", "attempt"} {
+				t.got[k] = s[k]
+			}
+		}
+	case "token":
+		var tok struct {
+			T string `json:"t"`
+		}
+		if err := json.Unmarshal(ev.Data, &tok); err != nil {
+			return err
+		}
+		t.text.WriteString(tok.T)
+		if t.a.structured() {
+			return nil
+		}
+		_, err := io.WriteString(t.a.out, tok.T)
+		return err
+	case "end":
+		t.ended = true
+		var e record
+		if json.Unmarshal(ev.Data, &e) == nil {
+			for k, v := range e {
+				t.got[k] = v
+			}
+		}
+	case "error":
+		var e client.APIError
+		if err := json.Unmarshal(ev.Data, &e); err != nil {
+			return err
+		}
+		return &e
+	}
+	return nil
+}
+
+// terminalFile is the keyboard as a file; chat is only begun where it is one.
+func (a *cli) terminalFile() *os.File {
+	f, _ := a.in.(*os.File)
+	return f
 }

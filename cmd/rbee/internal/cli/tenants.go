@@ -14,7 +14,6 @@ func tenantFields() []string {
 }
 
 func (a *cli) tenants() *cobra.Command {
-	c := &cobra.Command{Use: "tenant", Short: "Show and set tenants' limits"}
 	show := &cobra.Command{Use: "show ID", Short: "Show a tenant's limits and usage", Args: args(cobra.ExactArgs(1)), RunE: func(cmd *cobra.Command, v []string) error {
 		t, err := a.tenant(cmd.Context(), v[0])
 		if err != nil {
@@ -25,9 +24,8 @@ func (a *cli) tenants() *cobra.Command {
 		}
 		return a.printOne("Tenant", t, tenantFields()...)
 	}}
-	c.AddCommand(a.lister("ls", "List the tenants", "/v2/tenants", "tenants", "TenantList", "tenant_id", field("TENANT", "tenant_id"), field("RPM", "rpm"),
+	return group("tenant", "Show and set tenants' limits", a.lister("ls", "List the tenants", "/v2/tenants", "tenants", "TenantList", "tenant_id", field("TENANT", "tenant_id"), field("RPM", "rpm"),
 		field("TPM", "tpm"), field("CONCURRENT", "concurrent"), field("TOKENS/DAY", "tokens_per_day"), field("MODELS", "models"), field("USAGE", "usage")), show, a.setTenant())
-	return c
 }
 
 // tenant is the record of a tenant, nil when there is none.

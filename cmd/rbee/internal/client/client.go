@@ -36,12 +36,18 @@ func New(base, key string) (*Client, error) {
 		URL string `yaml:"url"`
 		Key string `yaml:"key"`
 	}
-	if dir, err := os.UserConfigDir(); err == nil {
-		data, err := os.ReadFile(filepath.Join(dir, "rbee", "config.yaml"))
+	if path := ConfigFile(); path != "" {
+		data, err := os.ReadFile(path)
 		if err == nil {
-			if err := yaml.Unmarshal(data, &file); err != nil {
-				return nil, fmt.Errorf("%s: %w", filepath.Join(dir, "rbee", "config.yaml"), err)
+			err = yaml.UnmarshalWithOptions(data, &file, yaml.Strict())
+			if errors.Is(err, io.EOF) {
+				err = nil // an empty file
 			}
+		} else if errors.Is(err, os.ErrNotExist) {
+			err = nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: it may have url: and key: %w", path, err)
 		}
 	}
 	c := &Client{Base: first(base, os.Getenv("RBEE_URL"), file.URL, DefaultURL), Key: first(key, os.Getenv("RBEE_KEY"), file.Key)}
@@ -53,6 +59,19 @@ func New(base, key string) (*Client, error) {
 	c.HTTP = &http.Client{Transport: &http.Transport{DialContext: (&net.Dialer{Timeout: 5 * time.Second}).DialContext},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	return c, nil
+}
+
+// ConfigFile is where a person keeps the queen's address and key: rbee/config.yaml in $XDG_CONFIG_HOME or ~/.config.
+func ConfigFile() string {
+	dir := os.Getenv("XDG_CONFIG_HOME")
+	if !filepath.IsAbs(dir) {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return ""
+		}
+		dir = filepath.Join(home, ".config")
+	}
+	return filepath.Join(dir, "rbee", "config.yaml")
 }
 
 func first(values ...string) string {

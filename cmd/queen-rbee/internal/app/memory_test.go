@@ -1,0 +1,11 @@
+package app
+
+import "testing"
+
+func TestGrowth(t *testing.T) {
+	for live, want := range map[uint64]int{0: mostGrowth, 1 << 20: mostGrowth, 24 << 20: 400, 96 << 20: 100, 300 << 20: 32, 10 << 30: leastGrows} {
+		if got := growth(live); got != want {
+			t.Errorf("%d MiB live: %d, want %d", live>>20, got, want)
+		}
+	}
+}

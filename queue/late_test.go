@@ -1,0 +1,116 @@
+package queue_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/queen-rbee/queen-rbee/queue"
+)
+
+// counting remembers the operations that a store was given.
+type counting struct {
+	queue.Store
+	ops  []queue.OpKind
+	fail error
+}
+
+func (c *counting) Apply(ctx context.Context, ops []*queue.Op) error {
+	if c.fail != nil {
+		return c.fail
+	}
+	for _, op := range ops {
+		c.ops = append(c.ops, op.Kind)
+	}
+	return c.Store.Apply(ctx, ops)
+}
+
+func late(t *testing.T, q *queue.Queue) (*queue.Ticket, queue.Lease) {
+	t.Helper()
+	ticket, err := q.SubmitLate(queue.Job{Model: "m", State: queue.Running, Worker: "w", Payload: []byte("x")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ticket, ticket.Job().Lease
+}
+
+func TestSubmitLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &counting{Store: queue.NewMemory()}
+		q := queue.New(s, queue.Options{Lazy: 50 * time.Millisecond})
+		defer q.Close()
+		ended, lease := late(t, q)
+		synctest.Wait()
+		if len(s.ops) != 0 {
+			t.Fatalf("stored before anybody waits: %v", s.ops)
+		}
+		if err := q.FinishLazy(lease, queue.Result{State: queue.Complete}); err != nil {
+			t.Fatal(err)
+		}
+		if err := ended.Wait(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if len(s.ops) != 1 || s.ops[0] != queue.OpInsert {
+			t.Fatalf("a short job took %v", s.ops)
+		}
+		if j, err := q.Get(t.Context(), ended.ID()); err != nil || j.State != queue.Complete || j.Payload != nil {
+			t.Fatalf("stored as %+v, %v", j, err)
+		}
+
+		// another job's commit does not take it along before its time; its time does
+		s.ops = nil
+		long, _ := late(t, q)
+		if _, err := q.Enqueue(t.Context(), queue.Job{Model: "m"}); err != nil {
+			t.Fatal(err)
+		}
+		if len(s.ops) != 1 {
+			t.Fatalf("with another's commit: %v", s.ops)
+		}
+		<-time.After(60 * time.Millisecond)
+		synctest.Wait()
+		if len(s.ops) != 2 {
+			t.Fatalf("when it was due: %v", s.ops)
+		}
+		if err := long.Wait(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+
+		// a listing shows it at once
+		listed, _ := late(t, q)
+		page, err := q.List(t.Context(), queue.Filter{Limit: 10})
+		if err != nil || len(page.Jobs) == 0 || page.Jobs[0].ID != listed.ID() {
+			t.Fatalf("listing: %+v, %v", page, err)
+		}
+	})
+}
+
+func TestSubmitLateIsNotLostSilently(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &counting{Store: queue.NewMemory()}
+		q := queue.New(s, queue.Options{Lazy: 50 * time.Millisecond})
+		if _, err := q.Counts(t.Context()); err != nil { // opened
+			t.Fatal(err)
+		}
+		s.fail = queue.ErrStorageFull
+		ticket, lease := late(t, q)
+		if err := q.FinishLazy(lease, queue.Result{State: queue.Complete}); err != nil {
+			t.Fatal(err)
+		}
+		if err := ticket.Wait(t.Context()); !errors.Is(err, queue.ErrStorageFull) {
+			t.Fatalf("on a full disk: %v", err)
+		}
+		s.fail = nil
+		kept, _ := late(t, q)
+		if err := q.Close(); err != nil { // takes what is under way
+			t.Fatal(err)
+		}
+		if err := kept.Wait(t.Context()); err != nil {
+			t.Fatalf("after Close: %v", err)
+		}
+		if len(s.ops) != 1 {
+			t.Fatalf("Close stored %v", s.ops)
+		}
+	})
+}
