@@ -22,6 +22,7 @@ type shares struct {
 type share struct {
 	running int // jobs that hold a slot
 	tenants map[string]*use
+	swept   time.Time
 }
 
 // use is one tenant's use of a model.
@@ -62,8 +63,13 @@ func (s *shares) change(j *Job, inside, running int) {
 	}
 }
 
-// forget drops the tenants of a model that have not been seen lately and says how many there are. The caller holds mu.
+// forget drops the tenants of a model that have not been seen lately, now and then, and says how many there are. The
+// caller holds mu.
 func (m *share) forget(now time.Time) int {
+	if now.Sub(m.swept) < lately/20 {
+		return len(m.tenants)
+	}
+	m.swept = now
 	for name, u := range m.tenants {
 		if u.inside <= 0 && u.running <= 0 && now.Sub(u.seen) > lately {
 			delete(m.tenants, name)
@@ -104,11 +110,14 @@ func (s *shares) judge(j *Job, now time.Time) (may, owed bool) {
 	if mine.running < fair {
 		return true, mine.inside <= mine.running+1
 	}
-	kept := 0
+	kept, most := 0, slots/4
 	for _, u := range m.tenants {
 		if u != mine {
 			kept += max(0, min(u.peak, fair)-u.running)
 		}
+		if kept >= most {
+			break
+		}
 	}
-	return m.running+min(kept, slots/4) < slots, false
+	return m.running+min(kept, most) < slots, false
 }
