@@ -157,6 +157,12 @@ type problem struct {
 // resolve finds out what an error means for a client. An error without a code never shows its text.
 func resolve(err error) problem {
 	p := problem{code: CodeInternal, message: "something went wrong inside the server; its log has the details under the correlation id"}
+	if own, ok := err.(*Error); ok && own.Cause == nil { // most refusals: searching their chain for each interface would be most of their cost
+		if info, known := lookup(own.ErrCode); known && own.ErrCode != CodeInternal {
+			p = problem{code: own.ErrCode, message: own.Message, param: own.Param, status: info.status, info: info, after: own.Retry, details: own.Facts}
+			return p.patient()
+		}
+	}
 	var own *Error
 	if errors.As(err, &own) {
 		p.param = own.Param
@@ -186,9 +192,7 @@ func resolve(err error) problem {
 	if errors.As(err, &ra) {
 		p.after = ra.RetryAfter()
 	}
-	if p.after <= 0 && (p.status == http.StatusTooManyRequests || p.status == http.StatusServiceUnavailable) {
-		p.after = defaultRetryAfterTime
-	}
+	p = p.patient()
 	var de Detailer
 	if errors.As(err, &de) {
 		p.details = de.Details()
@@ -196,6 +200,14 @@ func resolve(err error) problem {
 	var he Headerer
 	if errors.As(err, &he) {
 		p.header = he.Header()
+	}
+	return p
+}
+
+// patient adds when to try again where the status asks for it and nobody said.
+func (p problem) patient() problem {
+	if p.after <= 0 && (p.status == http.StatusTooManyRequests || p.status == http.StatusServiceUnavailable) {
+		p.after = defaultRetryAfterTime
 	}
 	return p
 }

@@ -131,8 +131,8 @@ func (c *call) registerWorker() error {
 	if err := required("url", w.URL, "model", w.Model); err != nil {
 		return err
 	}
-	if u, err := url.Parse(w.URL); err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") || u.User != nil {
-		return invalid("url", "url must be an http or https address without user and password")
+	if err := checkWorkerURL(w.URL); err != nil {
+		return err
 	}
 	if c.id.Scope == ScopeHive && c.id.Node != "" && w.Node != "" && w.Node != c.id.Node {
 		return refuse(CodeForbidden, "this token belongs to another hive")

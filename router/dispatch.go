@@ -22,7 +22,7 @@ func (r *Router) Run(ctx context.Context) error {
 	if err := r.Recover(ctx); err != nil {
 		return err
 	}
-	d := &dispatcher{r: r, ready: r.o.Ready, view: view{count: make(map[string]int)}}
+	d := &dispatcher{r: r, ready: r.o.Ready, view: view{count: make(map[string]int), may: make(map[holder]bool)}}
 	d.run(ctx)
 	gone, cancel := context.WithCancel(context.Background())
 	cancel()
@@ -154,6 +154,9 @@ func (d *dispatcher) dispatch(ctx context.Context) {
 	for ctx.Err() == nil {
 		r.look(&d.view, aside, models)
 		if len(d.view.tasks) == 0 {
+			if d.view.held {
+				d.hint = quickTick
+			}
 			return
 		}
 		now := time.Now()
@@ -171,7 +174,8 @@ func (d *dispatcher) dispatch(ctx context.Context) {
 			d.hint = p.RetryAfter
 			return
 		}
-		t, res := d.view.tasks[i], hold(p)
+		t := d.view.tasks[i]
+		res := r.hold(t.job, p)
 		switch p.Action {
 		case Route:
 			if slices.Contains(t.job.Exclude, p.Worker.ID) {

@@ -87,12 +87,18 @@ type view struct {
 	tasks []*task
 	jobs  []*Job
 	count map[string]int
+	may   map[holder]bool // whose jobs may take a slot, as far as other tenants are concerned
+	held  bool            // somebody's may not
 }
+
+type holder struct{ model, tenant string }
 
 // look fills the view, leaving out what this pass has put aside.
 func (r *Router) look(v *view, aside map[*task]bool, models map[string]bool) {
 	v.tasks, v.jobs = v.tasks[:0], v.jobs[:0]
 	clear(v.count)
+	clear(v.may)
+	v.held = false
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	full := 0
@@ -100,6 +106,9 @@ func (r *Router) look(v *view, aside map[*task]bool, models map[string]bool) {
 	for _, t := range r.line {
 		m := t.job.Model
 		if !t.pause.IsZero() && now.Before(t.pause) {
+			continue
+		}
+		if !t.front && !v.allowed(&r.shares, t.job, now) {
 			continue
 		}
 		if t.owed {
@@ -120,6 +129,21 @@ func (r *Router) look(v *view, aside map[*task]bool, models map[string]bool) {
 			return
 		}
 	}
+}
+
+// allowed asks once a pass for each tenant.
+func (v *view) allowed(s *shares, j *Job, now time.Time) bool {
+	if s.slots == nil {
+		return true
+	}
+	k := holder{j.Model, j.Tenant}
+	ok, known := v.may[k]
+	if !known {
+		ok = s.may(j, now)
+		v.may[k] = ok
+	}
+	v.held = v.held || !ok
+	return ok
 }
 
 // reorder puts the line into the queue's fair order; jobs that already ran stay in front.

@@ -233,7 +233,7 @@ func (r *Router) loadFailed(t *task, node string, why error) {
 		r.fail(t, why)
 		return
 	}
-	res := hold(p)
+	res := r.hold(t.job, p)
 	switch {
 	case p.Action == Route:
 		if r.take(t) {

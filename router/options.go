@@ -35,6 +35,9 @@ type Options struct {
 	LateCommit bool
 	// Ready, when not nil, holds back every load until it is closed: until the hives that already run have been heard.
 	Ready <-chan struct{}
+	// Slots, when not nil, says how many slots the workers of a model have. A tenant that has more than its share of them
+	// then leaves free what others used lately, so that a flood does not make these wait.
+	Slots func(model string) int
 	NewID func() string // nil: random
 	Log   *slog.Logger  // nil: discard
 	Hooks Hooks

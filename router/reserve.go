@@ -4,15 +4,30 @@ import "sync/atomic"
 
 // reservation is a placement whose Release runs exactly once.
 type reservation struct {
-	p    Placement
-	done atomic.Bool
+	p      Placement
+	job    *Job
+	shares *shares // where it counts; nil: it holds no slot
+	done   atomic.Bool
 }
 
-func hold(p Placement) *reservation { return &reservation{p: p} }
+// hold makes a placement a reservation.
+func (r *Router) hold(j *Job, p Placement) *reservation {
+	res := &reservation{p: p, job: j}
+	if p.Action == Route {
+		res.shares = &r.shares
+		res.shares.change(j, 0, 1)
+	}
+	return res
+}
 
 func (r *reservation) release(o Outcome) {
-	if r.done.Swap(true) || r.p.Release == nil {
+	if r.done.Swap(true) {
 		return
 	}
-	r.p.Release(o)
+	if r.shares != nil {
+		r.shares.change(r.job, 0, -1)
+	}
+	if r.p.Release != nil {
+		r.p.Release(o)
+	}
 }

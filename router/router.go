@@ -40,6 +40,8 @@ type Router struct {
 	gone     map[string]bool // jobs that ended while the line was read; nil when nobody reads
 	more     bool            // the store holds waiting jobs that the line has no room for
 	shuffled bool            // the line is not known to be in fair order
+
+	shares shares
 }
 
 // New makes a router over its five neighbours.
@@ -48,7 +50,7 @@ func New(s Scheduler, q Queue, f Fleet, d Dialer, st Streams, o Options) *Router
 	r := &Router{sched: s, queue: q, fleet: f, streams: st, o: o, log: o.Log,
 		pool: newPool(d, o.Dial, o.MaxIdle), wake: make(chan struct{}, 1),
 		tasks: make(map[string]*task), waiting: make(map[string]int),
-		loads: make(map[loadKey]*load), loaded: make(map[loadKey]time.Time)}
+		loads: make(map[loadKey]*load), loaded: make(map[loadKey]time.Time), shares: shares{slots: o.Slots}}
 	r.base, r.stop = context.WithCancelCause(context.Background())
 	return r
 }
@@ -76,12 +78,13 @@ func (r *Router) Submit(ctx context.Context, j *Job) (*Handle, error) {
 		}
 	}()
 	p := Placement{Action: Wait}
-	if !behind { // who waits for the same model goes first
+	now := time.Now()
+	if !behind && r.shares.may(j, now) || r.shares.owed(j, now) { // else who waits for the same model goes first
 		if p, err = r.sched.Place(ctx, j); err != nil {
 			return nil, err
 		}
 	}
-	res := hold(p)
+	res := r.hold(j, p)
 	switch p.Action {
 	case Reject:
 		return nil, refuse(orCode(p.Code), p.RetryAfter, nil, "%s", orText(p.Reason, "no worker or hive can run this"))
@@ -120,6 +123,7 @@ func (r *Router) register(t *task) (behind bool, err error) {
 		return false, refuse("CONFLICT", 0, nil, "job %s exists already", t.job.ID)
 	}
 	r.tasks[t.job.ID] = t
+	r.shares.change(t.job, 1, 0)
 	return r.waiting[t.job.Model] > 0, nil
 }
 
@@ -293,6 +297,7 @@ func (r *Router) pokeWaiting() {
 func (r *Router) remove(t *task) {
 	if r.tasks[t.job.ID] == t {
 		delete(r.tasks, t.job.ID)
+		r.shares.change(t.job, -1, 0)
 	}
 	t.state = ended
 	if r.gone != nil {

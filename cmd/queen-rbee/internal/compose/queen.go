@@ -271,7 +271,7 @@ func (q *Queen) newRouting(ctx context.Context) error {
 	q.rt = router.New(q.door, qd, q.fleet, q.fleet, &streams{hub: q.hub, sched: q.sched, met: q.met}, router.Options{
 		FirstToken: t.FirstToken.D(), InterToken: t.InterToken.D(), QueueTimeout: q.cfg.Queue.Timeout.D(), Reattach: q.cfg.Queue.Reattach.D(),
 		MaxWaiting: q.cfg.Queue.Max, MaxIdle: 256, LateCommit: true, LoadBase: loadTime(t.Load), NewID: q.q.NewID, Log: q.log, Ready: q.ready,
-		Budget: retry.NewBudget(retry.BudgetOptions{}),
+		Budget: retry.NewBudget(retry.BudgetOptions{}), Slots: q.src.slots,
 		Hooks: router.Hooks{OnDone: q.done, OnRetry: func(_ *router.Job, _ string, continued bool, _ error) {
 			if continued {
 				q.met.Rescued(q.life, "continue")
