@@ -145,7 +145,7 @@ func scrub(ts *testscript.TestScript, _ bool, args []string) {
 
 // until repeats a command until its output matches: until REGEXP COMMAND...
 func until(ts *testscript.TestScript, _ bool, args []string) {
-	want := regexp.MustCompile(args[0])
+	want := regexp.MustCompile("(?m)" + args[0])
 	deadline := time.Now().Add(60 * time.Second)
 	for {
 		err := ts.Exec(args[1], args[2:]...)

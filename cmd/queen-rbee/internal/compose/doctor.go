@@ -53,7 +53,7 @@ func (e *examiner) facts() doctor.Facts {
 		}
 	}
 	for _, h := range snap.Hives {
-		d := doctor.Hive{Name: h.Name, Network: h.SSH != nil, Online: h.Status == registry.StatusOnline, Status: string(h.Status), Message: h.Message,
+		d := doctor.Hive{Name: h.Name, Network: h.SSH != nil, Online: h.Status == registry.StatusOnline || h.Status == registry.StatusDraining, Draining: h.Status == registry.StatusDraining, Status: string(h.Status), Message: h.Message,
 			DiskFree: h.DiskFree, Workers: workers[h.Name]}
 		if h.SSH != nil {
 			d.Pin = h.SSH.HostKey

@@ -30,7 +30,8 @@ type Device struct{ ID, Name, Backend string }
 type Hive struct {
 	Name     string
 	Network  bool // reached over SSH
-	Online   bool
+	Online   bool // it answers
+	Draining bool // by the operator's wish
 	Status   string
 	Message  string
 	DiskFree int64

@@ -14,6 +14,8 @@ const skew = 5 * time.Second
 func (p Probes) hive(ctx context.Context, h Hive) (out []Check, engines []string) {
 	c := Check{"hive " + h.Name, OK, h.Status, ""}
 	switch {
+	case h.Draining:
+		c.Status, c.Message, c.Remedy = Warn, "draining: nothing new is sent there", "rbee hive start "+h.Name+" when it is to work again"
 	case !h.Online:
 		c.Status, c.Message, c.Remedy = Fail, strings.TrimSuffix(h.Status+": "+h.Message, ": "), "rbee hive start "+h.Name+", then rbee hive logs "+h.Name
 	case h.DiskFree > 0 && h.DiskFree < 5<<30:
