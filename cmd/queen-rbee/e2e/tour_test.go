@@ -129,7 +129,9 @@ func (v *traveller) runThere() {
 	v.t.Helper()
 	for deadline := time.Now().Add(40 * time.Second); ; {
 		v.types(nil, "run", "demo", "Say hello from there")
-		var list struct{ Items []struct{ Node, State string } }
+		var list struct {
+			Items []struct{ Node, State string }
+		}
 		mustUnmarshal(v.t, v.types(nil, "job", "ls", "-o", "json", "--limit", "1"), &list)
 		if len(list.Items) == 1 && list.Items[0].Node == "gpu1" && list.Items[0].State == "complete" {
 			return
