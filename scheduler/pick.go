@@ -369,9 +369,11 @@ func (s *Scheduler) makeWay(it *item, n Need, now int64) {
 	}
 }
 
-// turn is how long a worker serves its model before another model's line may take its memory.
+// turn is how long a worker serves its model before another model's line may take its memory: forty loads,
+// so that loading stays a small part of the time, though not above five minutes where a load is quick.
 func (s *Scheduler) turn(w *worker) int64 {
-	return max(20*int64(s.loadTime(w.model, w.model.need, w.hive)), int64(2*time.Second))
+	load := int64(s.loadTime(w.model, w.model.need, w.hive))
+	return max(min(40*load, int64(5*time.Minute)), 20*load, int64(2*time.Second))
 }
 
 // wakeup is when something is expected to change by itself.

@@ -231,6 +231,18 @@ func TestExplainSaysWhy(t *testing.T) {
 	}
 }
 
+// A caller that changes its snapshot in place and raises the version is understood.
+func TestSnapshotChangedInPlace(t *testing.T) {
+	snap := &Snapshot{Version: 1, Workers: []Worker{{ID: "a", Model: "m", Slots: 1}}}
+	s := New(fixed(snap), Options{})
+	s.Decide(&Job{Model: "m"})
+	snap.Workers = append(snap.Workers[:0], Worker{ID: "b", Model: "m", Slots: 1})
+	snap.Version++
+	if d := s.Decide(&Job{Model: "m"}); d.Worker != "b" || d.Snapshot != 2 {
+		t.Errorf("got %+v", d)
+	}
+}
+
 type failing struct{ Basic }
 
 func (failing) Choose(context.Context, *View, *Job) (Choice, error) {
