@@ -53,7 +53,6 @@ type model struct {
 
 	waiting     int // of the last line
 	waitWork    int64
-	waitOldest  int64
 	lastLoad    int64
 	lastArrival int64
 	perBlock    float64 // tokens that a block stands for, learnt

@@ -24,6 +24,7 @@ type Scheduler struct {
 	speeds    map[speedKey]*speed
 	sessions  recent[string]
 	recent    recent[ended]
+	arrivals  recent[int64] // of jobs in the line that don't say when they were submitted
 	res       []reservation
 	freeRes   []int32
 	byJob     map[string]int32
@@ -49,7 +50,7 @@ type Scheduler struct {
 func New(source Source, o Options) *Scheduler {
 	s := &Scheduler{source: source, opts: o.withDefaults(), workers: map[string]*worker{}, models: map[string]*model{},
 		hives: map[string]*hive{}, devices: map[string]*device{}, speeds: map[speedKey]*speed{}, byJob: map[string]int32{},
-		seen: map[string]bool{}, sessions: newRecent[string](maxSessions), recent: newRecent[ended](4096), policy: o.Policy}
+		seen: map[string]bool{}, sessions: newRecent[string](maxSessions), recent: newRecent[ended](4096), arrivals: newRecent[int64](maxSessions), policy: o.Policy}
 	s.pace.w, s.pace.off = s.opts.Weights, true
 	s.base = s.opts.Now()
 	s.pick.at = -int64(time.Hour)
