@@ -2,6 +2,7 @@ package hivelifecycle
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"io/fs"
@@ -46,6 +47,8 @@ type Endpoint struct {
 	Version string
 	PID     int
 	Adopted bool // it ran already
+	// TLS is the queen's side of mutual TLS with the hive; nil for one that is reached over loopback or through SSH.
+	TLS *tls.Config
 	// Dial reaches addresses as the hive's machine sees them, over the newest connection to it.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 }
@@ -93,10 +96,14 @@ func (t SSHTarget) String() string {
 type NetworkConfig struct {
 	Name   string
 	Target SSHTarget
-	Dir    string   // directory on that machine, absolute or relative to its home; "" = .local/share/rbee/hives/NAME-ID
-	Addr   string   // listen address there; "" = 127.0.0.1:0, reached through the Runner
-	Direct bool     // dial Addr straight from here instead of through the Runner
-	Args   []string // further arguments of the hive
+	Dir    string // directory on that machine, absolute or relative to its home; "" = .local/share/rbee/hives/NAME-ID
+	Addr   string // listen address there; "" = 127.0.0.1:0, reached through the Runner
+	// Direct dials Addr straight from here, with mutual TLS, instead of through the Runner. What listens on the machine's
+	// loopback, its workers, is reached through the Runner all the same.
+	Direct bool
+	// Plain leaves out the TLS of Direct: token, commands and states are then readable on the network.
+	Plain bool
+	Args  []string // further arguments of the hive
 	// KeepTrying goes on in the background, ever more slowly, after a start that failed for a passing reason.
 	KeepTrying bool
 	MAC        string // hardware address for Wake-on-LAN when the machine does not answer; "" = never

@@ -2,6 +2,7 @@ package hivelifecycle
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -16,14 +17,15 @@ type dialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
 type caller struct {
 	addr, id, token string
 	dial            dialFunc
+	tls             *tls.Config
 }
 
 func callerOf(ep Endpoint) caller {
-	return caller{addr: ep.Address, id: ep.ID, token: ep.Token, dial: ep.Dial}
+	return caller{addr: ep.Address, id: ep.ID, token: ep.Token, dial: ep.Dial, tls: ep.TLS}
 }
 
 func (c caller) with(ctx context.Context, f func(context.Context, *hiveapi.Client) error) error {
-	cl, err := hiveapi.New("http://"+c.addr, c.token, hiveapi.Options{Dial: c.dial})
+	cl, err := hiveapi.New(c.addr, c.token, hiveapi.Options{Dial: c.dial, TLS: c.tls})
 	if err != nil {
 		return err
 	}
@@ -37,7 +39,7 @@ func (c caller) handshake(ctx context.Context) (h hiveapi.Health, err error) {
 		h, err = cl.Handshake(ctx, c.id)
 		return err
 	})
-	if errors.Is(err, hiveapi.ErrHandshake) || errors.Is(err, hiveapi.ErrProtocol) {
+	if errors.Is(err, hiveapi.ErrHandshake) || errors.Is(err, hiveapi.ErrProtocol) || errors.Is(err, hiveapi.ErrCertificate) {
 		err = fmt.Errorf("%w: %w", ErrHandshake, err)
 	}
 	return h, err

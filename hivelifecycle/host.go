@@ -3,6 +3,7 @@ package hivelifecycle
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -19,6 +20,7 @@ type host struct {
 	conn   Connector
 	target SSHTarget
 	direct bool
+	tls    *tls.Config // nil: the hive's API is plain
 	facts  facts
 
 	mu     sync.Mutex
@@ -28,7 +30,7 @@ type host struct {
 
 // dial reaches an address as the machine sees it, over the newest connection.
 func (t *host) dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	if t.direct {
+	if host, _, err := net.SplitHostPort(addr); t.direct && err == nil && !isLoopback(host) {
 		return localDial(ctx, network, addr)
 	}
 	r, err := t.get(ctx)
@@ -36,6 +38,11 @@ func (t *host) dial(ctx context.Context, network, addr string) (net.Conn, error)
 		return nil, err
 	}
 	return r.Dial(ctx, network, addr)
+}
+
+func isLoopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 // get returns the connection. It does not make one: that is the business of a start, which reports it.

@@ -88,6 +88,8 @@ type Manager struct {
 	wg       sync.WaitGroup // goroutines that end with ctx
 	slots    chan struct{}  // network starts under way
 	programs programs
+	caMu     sync.Mutex
+	ca       *authority // nil until a direct hive needs it
 
 	mu     sync.Mutex
 	hives  map[string]*hive

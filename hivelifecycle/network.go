@@ -1,6 +1,7 @@
 package hivelifecycle
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -25,6 +26,8 @@ func (c NetworkConfig) check() error {
 		if _, err := hostPort(c.Addr); err != nil {
 			return bad("its address " + err.Error())
 		}
+	} else if c.Direct {
+		return bad("it is to be reached directly and has no address")
 	}
 	if c.MAC != "" {
 		if _, err := net.ParseMAC(c.MAC); err != nil {
@@ -61,6 +64,9 @@ func (h *hive) startNetwork(ctx context.Context, c NetworkConfig) (Endpoint, err
 	t, err := h.reach(ctx, c)
 	if err != nil {
 		return Endpoint{}, err
+	}
+	if t.tls, err = h.m.tlsFor(c, id); err != nil {
+		return Endpoint{}, h.failed(StepStart, err, "")
 	}
 	if err := h.preflight(ctx, t, remoteDir(c, id)); err != nil {
 		return Endpoint{}, err
@@ -132,7 +138,7 @@ func (h *hive) adoptNetwork(ctx context.Context, t *host, id identity) (Endpoint
 		return h.upNetwork(ep, t), true, nil
 	}
 	h.m.event(h.name, StepAdopt, Begun, fmt.Sprintf("Hive %s seems to run there already (pid %d); asking it to prove who it is.", h.name, s.PID))
-	ep := Endpoint{Node: h.name, ID: id.ID, Address: s.Address, Token: id.Token, Version: s.Version, PID: s.PID, Adopted: true, Dial: t.dial}
+	ep := Endpoint{Node: h.name, ID: id.ID, Address: s.Address, Token: id.Token, Version: s.Version, PID: s.PID, Adopted: true, Dial: t.dial, TLS: t.tls}
 	hl, err := callerOf(ep).shake(ctx, h.m.o.ProbeTimeout)
 	if err == nil {
 		ep.Version, ep.Epoch = hl.Version, hl.Epoch
@@ -175,7 +181,15 @@ func (h *hive) launch(ctx context.Context, t *host, c NetworkConfig, id identity
 		how, script = "its systemd user instance", systemdScript(t.facts, c, id, bin)
 	}
 	h.m.event(h.name, StepStart, Begun, fmt.Sprintf("Starting hive %s on %s with %s.", h.name, t.target, how))
-	out, exit, err := t.script(ctx, tokenScript(t.facts.Dir, id.ID)+script, strings.NewReader(id.Token+"\n"))
+	secret := []byte(id.Token + "\n")
+	if t.tls != nil {
+		bundle, err := h.m.certificate(id)
+		if err != nil {
+			return Endpoint{}, h.failed(StepStart, err, "")
+		}
+		secret = append(secret, bundle...)
+	}
+	out, exit, err := t.script(ctx, tokenScript(t.facts.Dir, id.ID)+script, bytes.NewReader(secret))
 	if err != nil {
 		return Endpoint{}, h.failed(StepStart, err, "check the connection")
 	}
@@ -205,7 +219,7 @@ func (h *hive) waitRemote(ctx context.Context, t *host, id identity) (Endpoint, 
 			if err != nil || s.ID != id.ID {
 				return Endpoint{}, h.failed(StepReady, fmt.Errorf("%w: hive.json is not this hive's (%w)", ErrHandshake, err), see)
 			}
-			ep := Endpoint{Node: h.name, ID: id.ID, Address: s.Address, Token: id.Token, PID: s.PID, Dial: t.dial}
+			ep := Endpoint{Node: h.name, ID: id.ID, Address: s.Address, Token: id.Token, PID: s.PID, Dial: t.dial, TLS: t.tls}
 			hl, err := callerOf(ep).shake(ctx, h.m.o.ReadyTimeout)
 			if err != nil {
 				return Endpoint{}, h.failed(StepReady, err, see)

@@ -21,6 +21,9 @@ func (h *hive) stopNetwork(ctx context.Context, o StopOptions) error {
 	if err != nil {
 		return err
 	}
+	if t.tls, err = h.m.tlsFor(c, id); err != nil {
+		return h.failed(StepStop, err, "")
+	}
 	if err := h.preflight(ctx, t, remoteDir(c, id)); err != nil {
 		return err
 	}
@@ -29,7 +32,7 @@ func (h *hive) stopNetwork(ctx context.Context, o StopOptions) error {
 		return h.failed(StepStop, err, "check the connection")
 	}
 	if ours {
-		ep := Endpoint{Node: h.name, ID: id.ID, Address: s.Address, Token: id.Token, PID: s.PID, Dial: t.dial}
+		ep := Endpoint{Node: h.name, ID: id.ID, Address: s.Address, Token: id.Token, PID: s.PID, Dial: t.dial, TLS: t.tls}
 		if s.Address == "" || !h.ask(ctx, ep, o) {
 			o.Grace = 0
 		}

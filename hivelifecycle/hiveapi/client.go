@@ -6,6 +6,7 @@ import (
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/tls"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -23,6 +24,8 @@ import (
 type Options struct {
 	// Dial connects to the hive, e.g. through SSH. It is given the host and port of the base URL.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	// TLS makes the client speak TLS with the hive, with a certificate of its own: see ServerTLS.
+	TLS *tls.Config
 	// HTTPClient replaces the client's own one; Dial is then not used. It must not follow redirects.
 	HTTPClient *http.Client
 	// Timeout bounds a call that is no stream; default 30 s.
@@ -45,7 +48,11 @@ type Client struct {
 // New returns a client for the hive at base ("http://HOST:PORT" or "HOST:PORT"). It connects to nothing yet.
 func New(base, token string, o Options) (*Client, error) {
 	if !strings.Contains(base, "://") {
-		base = "http://" + base
+		scheme := "http://"
+		if o.TLS != nil {
+			scheme = "https://"
+		}
+		base = scheme + base
 	}
 	u, err := url.Parse(base)
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || u.RawQuery != "" || u.User != nil {
@@ -63,7 +70,7 @@ func New(base, token string, o Options) (*Client, error) {
 	}
 	c := &Client{base: u, token: token, o: o, http: o.HTTPClient}
 	if c.http == nil {
-		c.own = &http.Transport{DialContext: o.Dial, MaxIdleConnsPerHost: 4, IdleConnTimeout: 60 * time.Second, ForceAttemptHTTP2: false}
+		c.own = &http.Transport{DialContext: o.Dial, MaxIdleConnsPerHost: 4, IdleConnTimeout: 60 * time.Second, TLSClientConfig: o.TLS, ForceAttemptHTTP2: false}
 		if o.Dial == nil {
 			c.own.DialContext = (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second}).DialContext
 		}
@@ -276,6 +283,9 @@ func (c *Client) do(ctx context.Context, method, path string, q url.Values, in a
 		var ue *url.Error
 		if errors.As(err, &ue) {
 			err = ue.Err
+		}
+		if fault := tlsFault(err); fault != nil {
+			err = fault
 		}
 		return nil, fmt.Errorf("hive at %s: %w", c.base.Host, err)
 	}

@@ -19,6 +19,8 @@ var (
 	ErrUnauthorized = errors.New("hiveapi: the hive refused the token")
 	// ErrProtocol says that the answer was not what a hive sends.
 	ErrProtocol = errors.New("hiveapi: not a hive's answer")
+	// ErrCertificate says that mutual TLS failed: one side does not take the other's certificate.
+	ErrCertificate = errors.New("hiveapi: the hive was not talked to")
 	// ErrNotFound says that the hive knows no such worker, model or download.
 	ErrNotFound = errors.New("hiveapi: not found")
 )

@@ -87,6 +87,17 @@ func checkPeer(addr netip.Addr) error {
 	return nil
 }
 
+// PeerControl is a net.Dialer.Control that refuses link-local, metadata, multicast and unspecified addresses, and loopback
+// unless near is true, after the name was resolved: for addresses that another machine gave.
+func PeerControl(near bool) func(network, address string, _ syscall.RawConn) error {
+	return control(func(a netip.Addr) error {
+		if !near && a.WithZone("").Unmap().IsLoopback() {
+			return &BlockedError{Address: a.String(), Why: "loopback"}
+		}
+		return checkPeer(a)
+	})
+}
+
 // control checks the address that is really dialled, after the name was resolved.
 func control(check func(netip.Addr) error) func(network, address string, _ syscall.RawConn) error {
 	return func(network, address string, _ syscall.RawConn) error {

@@ -124,9 +124,19 @@ func (a *workersAPI) Shutdown(_ context.Context, workerID string, drain bool) er
 
 // Register implements httpserver.Workers.
 func (a *workersAPI) Register(_ context.Context, node string, w httpserver.Worker) error {
-	return a.f.reg.PutWorker(registry.Worker{ID: w.WorkerID, Node: node, Model: w.Model, ModelRef: w.ModelRef, Engine: w.Engine, Protocol: w.Protocol,
+	if node == "" { // an operator's key may register for any hive
+		node = w.Node
+	}
+	if w.Protocol == "" {
+		w.Protocol = router.ProtocolOpenAI
+	}
+	if err := a.f.reg.PutWorker(registry.Worker{ID: w.WorkerID, Node: node, Model: w.Model, ModelRef: w.ModelRef, Engine: w.Engine, Protocol: w.Protocol,
 		Address: w.URL, Device: w.Device, State: registry.WorkerIdle, SlotsTotal: max(1, w.SlotsTotal), SlotsFree: max(1, w.SlotsFree),
-		MemoryBytes: w.MemoryBytes, StartedAt: time.Now(), External: node == ""})
+		MemoryBytes: w.MemoryBytes, StartedAt: time.Now(), External: node == ""}); err != nil {
+		return err
+	}
+	a.f.src.refresh()
+	return nil
 }
 
 // entryFor gives the entry of a model's name, or makes one for a bare reference, which operators may use.
@@ -231,13 +241,22 @@ func (a *hivesAPI) operate(prefix, node string, fn func(context.Context) error) 
 }
 
 // Heartbeat implements httpserver.Hives, for hives that somebody else started.
-func (a *hivesAPI) Heartbeat(_ context.Context, node string, raw json.RawMessage) error {
+func (a *hivesAPI) Heartbeat(ctx context.Context, node string, raw json.RawMessage) error {
 	var state hiveapi.State
 	if err := json.Unmarshal(raw, &state); err != nil {
 		return &codedError{code: "INVALID_REQUEST", msg: "a heartbeat is a hive's state as GET /v1/status gives it: " + err.Error()}
 	}
 	state.Node = node
-	report := registry.Report{Node: node, Epoch: state.Epoch, Seq: state.Seq, Full: true, Version: state.Version, Devices: devices(state.Devices),
+	if _, ours := a.f.links.link(node); ours {
+		return &codedError{code: "CONFLICT", msg: "hive " + node + " was started by this queen, who hears it herself: report under another name"}
+	}
+	if _, ok := a.f.reg.Snapshot().Hive(node); !ok { // its token, made by an admin, is what lets it in
+		if err := a.f.reg.Put(ctx, registry.Hive{Name: node, Mode: registry.ModeNetwork, Status: registry.StatusStarting}); err != nil {
+			return err
+		}
+	}
+	// without a list of workers, those that registered themselves stay
+	report := registry.Report{Node: node, Epoch: state.Epoch, Seq: state.Seq, Full: state.Workers != nil, Version: state.Version, Devices: devices(state.Devices),
 		Models: models(state.Models), DiskTotal: state.Disk.Total, DiskFree: state.Disk.Free}
 	for _, w := range state.Workers {
 		report.Workers = append(report.Workers, a.f.links.worker(node, w))
@@ -245,8 +264,12 @@ func (a *hivesAPI) Heartbeat(_ context.Context, node string, raw json.RawMessage
 	if err := a.f.reg.Apply(report); err != nil {
 		return err
 	}
+	if state.Workers != nil {
+		a.f.links.keepWorkers(node, state.Workers)
+	}
 	a.f.mon.Watch(node)
 	a.f.mon.Beat(node)
+	a.f.src.refresh() // who was told that the report was taken finds its workers
 	return nil
 }
 

@@ -42,6 +42,8 @@ type fleet struct {
 	inFlight  func(workerID string) int
 	dialer    net.Dialer
 	lines     lines
+	// nearGuests: workers that others registered may be on this machine
+	nearGuests bool
 }
 
 // external is a worker at a server that the queen does not own.
@@ -78,7 +80,11 @@ func (f *fleet) worker(id string) (router.Worker, bool) {
 	if !ok {
 		return router.Worker{}, false
 	}
-	w := router.Worker{ID: id, Node: rec.Node, Address: rec.Address, Protocol: rec.Protocol, Slots: rec.SlotsTotal}
+	address := rec.Address
+	if _, rest, ok := strings.Cut(address, "://"); ok { // one that registered itself
+		address, _, _ = strings.Cut(rest, "/")
+	}
+	w := router.Worker{ID: id, Node: rec.Node, Address: address, Protocol: rec.Protocol, Slots: rec.SlotsTotal}
 	if x, ok := f.externals[id]; ok {
 		w.Address, w.Model, w.APIKey = x.host, x.model, x.apiKey
 		w.Capabilities.Prefill = x.spec.Prefill
@@ -161,11 +167,17 @@ func (f *fleet) dial(ctx context.Context, w router.Worker) (net.Conn, error) {
 		}
 		return f.dialer.DialContext(ctx, "tcp", x.host)
 	}
-	link, ok := f.links.link(w.Node)
-	if !ok {
+	if link, ok := f.links.link(w.Node); ok {
+		return link.ep.Dial(ctx, "tcp", w.Address)
+	}
+	if h, ok := f.reg.Snapshot().Hive(w.Node); ok && !guest(h) {
 		return nil, fmt.Errorf("hive %s is not connected", w.Node)
 	}
-	return link.ep.Dial(ctx, "tcp", w.Address)
+	rec, ok := f.reg.Snapshot().Worker(w.ID)
+	if !ok {
+		return nil, errNoWorker
+	}
+	return f.dialGuest(ctx, rec.Address)
 }
 
 // Load implements router.Fleet: hive, room, model, worker, in that order.

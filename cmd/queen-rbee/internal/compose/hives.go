@@ -65,7 +65,7 @@ func (l *hiveLinks) HiveStatus(name, status, message string) {
 
 // HiveReady implements hivelifecycle.Registrar: it begins to follow the hive.
 func (l *hiveLinks) HiveReady(name string, ep hivelifecycle.Endpoint) {
-	client, err := hiveapi.New(ep.Address, ep.Token, hiveapi.Options{Dial: ep.Dial})
+	client, err := hiveapi.New(ep.Address, ep.Token, hiveapi.Options{Dial: ep.Dial, TLS: ep.TLS})
 	if err != nil {
 		l.log.Error("hive address", "node", name, "error", err)
 		return

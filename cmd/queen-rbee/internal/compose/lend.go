@@ -88,6 +88,9 @@ func toHive(link *hiveLink) http.Handler {
 	return &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.Out.URL.Scheme, r.Out.URL.Host, r.Out.Host = "http", link.ep.Address, ""
+			if link.ep.TLS != nil {
+				r.Out.URL.Scheme = "https"
+			}
 			r.Out.Header = http.Header{"Authorization": {"Bearer " + link.ep.Token}}
 			for _, k := range []string{"Range", "If-Range", "Accept-Encoding"} {
 				if v := r.In.Header.Get(k); v != "" {
@@ -95,7 +98,7 @@ func toHive(link *hiveLink) http.Handler {
 				}
 			}
 		},
-		Transport: &http.Transport{DialContext: link.ep.Dial, DisableKeepAlives: true, DisableCompression: true, ResponseHeaderTimeout: 30 * time.Second},
+		Transport: &http.Transport{DialContext: link.ep.Dial, TLSClientConfig: link.ep.TLS, DisableKeepAlives: true, DisableCompression: true, ResponseHeaderTimeout: 30 * time.Second},
 		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) {
 			http.Error(w, "hive "+link.node+" does not answer", http.StatusBadGateway)
 		},

@@ -48,6 +48,10 @@ func (q *Queen) startHive(ctx context.Context, name string) error {
 	if !ok {
 		return errNoNode
 	}
+	if guest(h) {
+		q.mon.Watch(name)
+		return nil
+	}
 	var err error
 	if h.Mode == registry.ModeNetwork {
 		_, err = q.manager.StartNetwork(ctx, q.networkConfig(h))

@@ -186,7 +186,7 @@ func (q *Queen) newFleet(ctx context.Context) (err error) {
 		return err
 	}
 	q.fleet = &fleet{log: q.log, reg: q.reg, links: q.links, manager: q.manager, src: q.src, mon: q.mon, met: q.met,
-		engines: q.cfg.Engines, externals: newExternals(q.cfg.Externals)}
+		engines: q.cfg.Engines, externals: newExternals(q.cfg.Externals), nearGuests: auth.IsLoopback(q.cfg.Listen)}
 	for _, x := range q.fleet.externals {
 		if err := q.reg.PutWorker(x.worker); err != nil {
 			return fmt.Errorf("external %s: %w", x.worker.ID, err)

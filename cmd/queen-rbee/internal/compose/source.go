@@ -124,6 +124,10 @@ func schedHive(h *registry.Hive) scheduler.Hive {
 	if h.Draining {
 		out.State = scheduler.HiveDraining
 	}
+	if guest(h) { // nothing can be loaded there
+		out.Devices = nil
+		return out
+	}
 	for i, d := range h.Devices {
 		budget := h.Budget
 		if budget <= 0 || budget > 1 {

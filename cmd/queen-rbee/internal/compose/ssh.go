@@ -59,7 +59,7 @@ func (q *Queen) networkConfig(h *registry.Hive) hivelifecycle.NetworkConfig {
 			n.Target.KnownHosts = c.KnownHosts
 		}
 		if c.Name == h.Name && c.Address != "" {
-			n.Addr, n.Direct = c.Address, true
+			n.Addr, n.Direct, n.Plain = c.Address, true, c.MTLS != nil && !*c.MTLS
 		}
 	}
 	return n

@@ -60,6 +60,8 @@ func (c *Config) checkHives() error {
 			return bad(path, "mode is local or network, not %q", h.Mode)
 		case h.Mode == "network" && h.SSH == "":
 			return bad(path, "a network hive needs ssh: [USER@]HOST[:PORT]")
+		case h.MTLS != nil && h.Address == "":
+			return bad(path, "mtls is for hives with an address: SSH carries the traffic of the others")
 		case h.KnownHosts != "strict" && h.KnownHosts != "accept-new":
 			return bad(path, "known_hosts is strict or accept-new, not %q", h.KnownHosts)
 		case h.Budget < 0 || h.Budget > 1:

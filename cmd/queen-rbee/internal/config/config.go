@@ -37,6 +37,7 @@ type Hive struct {
 	KnownHosts string            `yaml:"known_hosts"` // strict or accept-new
 	HostKey    string            `yaml:"host_key"`
 	Address    string            `yaml:"address"` // HOST:PORT, where the hive is routable and no tunnel is wanted
+	MTLS       *bool             `yaml:"mtls"`    // with address: false leaves mutual TLS out
 	Labels     map[string]string `yaml:"labels"`
 	Budget     float64           `yaml:"budget"`
 }

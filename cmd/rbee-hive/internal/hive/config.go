@@ -2,6 +2,8 @@ package hive
 
 import (
 	"bufio"
+	"bytes"
+	"crypto/tls"
 	"errors"
 	"flag"
 	"fmt"
@@ -15,6 +17,7 @@ import (
 
 	"github.com/queen-rbee/queen-rbee/cmd/rbee-hive/internal/store"
 	"github.com/queen-rbee/queen-rbee/hivelifecycle/engine/sim"
+	"github.com/queen-rbee/queen-rbee/hivelifecycle/hiveapi"
 )
 
 // SimWorker is the hidden subcommand that runs the simulated engine.
@@ -24,6 +27,7 @@ const SimWorker = "sim-worker"
 type config struct {
 	dataDir, id, name, addr string
 	token                   string
+	tls                     *tls.Config // nil: the API is plain
 	detached, tokenStdin    bool
 	logFormat               string
 	logLevel                slog.Level
@@ -133,38 +137,43 @@ func (c *config) complete(stdin io.Reader) error {
 	if c.logFormat != "json" && c.logFormat != "text" {
 		return usage(fmt.Errorf("-log-format is json or text"))
 	}
-	c.token, err = readToken(dir, c.tokenStdin, stdin)
+	var bundle []byte
+	if c.token, bundle, err = readToken(dir, c.tokenStdin, stdin); err != nil || len(bundle) == 0 {
+		return err
+	}
+	c.tls, err = hiveapi.ServerTLS(bundle)
 	return err
 }
 
-func readToken(dir string, fromStdin bool, stdin io.Reader) (string, error) {
-	var line string
+// readToken reads the token, the first line, and what may follow it in the file: the certificates of a hive that is
+// reached directly.
+func readToken(dir string, fromStdin bool, stdin io.Reader) (token string, bundle []byte, err error) {
+	var all []byte
 	if fromStdin {
-		s, err := bufio.NewReader(io.LimitReader(stdin, 4096)).ReadString('\n')
+		line, err := bufio.NewReader(io.LimitReader(stdin, 4096)).ReadBytes('\n')
 		if err != nil && !errors.Is(err, io.EOF) {
-			return "", fmt.Errorf("the token can't be read from standard input: %w", err)
+			return "", nil, fmt.Errorf("the token can't be read from standard input: %w", err)
 		}
-		line = s
+		all = line
 	} else {
 		path := filepath.Join(dir, "token")
 		info, err := os.Stat(path)
 		if err != nil {
-			return "", fmt.Errorf("there is no token: write 32 random bytes in hexadecimal into %s (mode 0600), or use -token-stdin", path)
+			return "", nil, fmt.Errorf("there is no token: write 32 random bytes in hexadecimal into %s (mode 0600), or use -token-stdin", path)
 		}
 		if info.Mode().Perm()&0o077 != 0 {
-			return "", fmt.Errorf("%s can be read by others; run chmod 600 on it", path)
+			return "", nil, fmt.Errorf("%s can be read by others; run chmod 600 on it", path)
 		}
-		b, err := os.ReadFile(path)
-		if err != nil {
-			return "", err
+		if all, err = os.ReadFile(path); err != nil {
+			return "", nil, err
 		}
-		line = string(b)
 	}
-	token := strings.TrimSpace(line)
+	line, rest, _ := bytes.Cut(all, []byte("\n"))
+	token = strings.TrimSpace(string(line))
 	if len(token) < 16 || strings.ContainsAny(token, " \t\x00") {
-		return "", errors.New("the token is shorter than 16 characters or holds a space")
+		return "", nil, errors.New("the token is shorter than 16 characters or holds a space")
 	}
-	return token, nil
+	return token, bytes.TrimSpace(rest), nil
 }
 
 // usageError ends the program with status 64.

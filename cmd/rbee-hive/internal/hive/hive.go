@@ -51,7 +51,7 @@ type Hive struct {
 }
 
 // build puts a hive together and takes over what a former one left.
-func build(ctx context.Context, c config, j *journal, ln net.Listener) (*Hive, error) {
+func build(ctx context.Context, c config, j *journal, ln, near net.Listener) (*Hive, error) {
 	h := &Hive{c: c, journal: j, level: &slog.LevelVar{}, requests: &requests{}, started: time.Now().UTC(), address: advertised(ln), quit: make(chan struct{})}
 	h.level.Set(c.logLevel)
 	h.log = newLogger(j, c, h.level, h.requests.correlation)
@@ -74,7 +74,7 @@ func build(ctx context.Context, c config, j *journal, ln net.Listener) (*Hive, e
 	engineDir := filepath.Join(c.dataDir, "engines")
 	h.installer = engine.NewInstaller(engineDir, engine.InstallerOptions{})
 	h.sup, err = engine.New(engine.Options{Dir: filepath.Join(c.dataDir, "workers"), EngineDir: engineDir, Node: c.name, Logger: h.log,
-		SimCommand: []string{self, SimWorker}, Devices: h.devices.list, ReadyURL: "http://" + loopback(h.address) + hiveapi.PathWorkerReady, OnChange: h.workerChanged})
+		SimCommand: []string{self, SimWorker}, Devices: h.devices.list, ReadyURL: "http://" + advertised(near) + hiveapi.PathWorkerReady, OnChange: h.workerChanged})
 	if err != nil {
 		return nil, err
 	}
@@ -208,6 +208,3 @@ func advertised(ln net.Listener) string {
 	}
 	return a.String()
 }
-
-// loopback is where the hive's own workers reach it.
-func loopback(address string) string { return address }

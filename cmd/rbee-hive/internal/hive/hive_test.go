@@ -356,11 +356,11 @@ func TestCommandLine(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "token"), []byte(testToken+"\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := readToken(dir, false, nil); err == nil || !strings.Contains(err.Error(), "chmod 600") {
+	if _, _, err := readToken(dir, false, nil); err == nil || !strings.Contains(err.Error(), "chmod 600") {
 		t.Error("a token that everybody can read:", err)
 	}
 	_ = os.Chmod(filepath.Join(dir, "token"), 0o600)
-	if tok, err := readToken(dir, false, nil); tok != testToken || err != nil {
+	if tok, _, err := readToken(dir, false, nil); tok != testToken || err != nil {
 		t.Error(tok, err)
 	}
 }

@@ -2,9 +2,11 @@ package hive
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -73,18 +75,45 @@ func serve(c config, stdout, stderr io.Writer) error {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	h, err := build(ctx, c, j, ln)
+	near := ln // where the hive's own workers reach it
+	if c.tls != nil {
+		if near, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+			return errors.Join(err, ln.Close())
+		}
+	}
+	h, err := build(ctx, c, j, ln, near)
 	if err != nil {
-		return errors.Join(err, ln.Close())
+		return errors.Join(err, ln.Close(), near.Close())
+	}
+	if c.tls != nil {
+		stop := h.serveWorkers(near)
+		defer stop()
+		ln = tls.NewListener(ln, c.tls)
 	}
 	return h.run(ctx, ln, stdout, signals)
+}
+
+// serveWorkers lets workers say on loopback that they are ready, where the hive's API itself wants a certificate.
+func (h *Hive) serveWorkers(ln net.Listener) (stop func()) {
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST "+hiveapi.PathWorkerReady, h.workerReady)
+	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = srv.Serve(ln)
+	}()
+	return func() {
+		_ = srv.Close()
+		<-done
+	}
 }
 
 // run serves and then ends everything in order.
 func (h *Hive) run(ctx context.Context, ln net.Listener, stdout io.Writer, signals <-chan os.Signal) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	srv := &http.Server{Handler: h.handler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10}
+	srv := &http.Server{Handler: h.handler(), ErrorLog: slog.NewLogLogger(h.log.Handler(), slog.LevelWarn), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10}
 	manager := sdnotify.FromEnv() // before a worker is started, which must not speak in our name
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(ln) }()
@@ -96,7 +125,11 @@ func (h *Hive) run(ctx context.Context, ln net.Listener, stdout io.Writer, signa
 	if err := h.writeState(); err != nil {
 		return errors.Join(err, srv.Close(), h.sup.Close(ctx))
 	}
-	_, _ = fmt.Fprintf(stdout, "ready http://%s\n", h.address)
+	scheme := "http"
+	if h.c.tls != nil {
+		scheme = "https"
+	}
+	_, _ = fmt.Fprintf(stdout, "ready %s://%s\n", scheme, h.address)
 	h.log.Info("ready", "address", h.address, "version", h.c.version, "pid", os.Getpid(), "epoch", h.epoch)
 	stopWatch := h.tellManager(manager)
 	defer stopWatch()
