@@ -58,8 +58,8 @@ type copier struct {
 	seam    *seam
 	like    likeness
 	burst   *burst // nil while the worker is silent
-	batch   int   // frames of a detached stream since the readers were woken
-	err     error // of a burst
+	batch   int    // frames of a detached stream since the readers were woken
+	err     error  // of a burst
 }
 
 // Copy reads a worker's streamed answer to its end and emits its frames. It closes body; one with a method Done() is told
