@@ -11,7 +11,7 @@ import (
 // Bounds of what is traded. An idle queen's live heap is small, so that collecting it often costs more than the garbage
 // does; with thousands of streams the garbage would be the larger part of its memory.
 const (
-	garbage    = 96 << 20 // bytes of garbage that are worth waiting for
+	garbage    = 64 << 20 // bytes of garbage that are worth waiting for
 	mostGrowth = 800      // percent, as GOGC
 	leastGrows = 25
 )
