@@ -292,6 +292,7 @@ type refused struct {
 	*admission.Refusal
 }
 
+func (r refused) Error() string       { return r.Message } // without the module's name: clients read it
 func (r refused) Header() http.Header { return limitHeaders(r.State) }
 func (r refused) Unwrap() error       { return r.Refusal }
 
