@@ -8,7 +8,7 @@ FUZZTIME   ?= 60s
 # Under RBEE_CI a module's test binaries run one after another less often: two cores, real servers.
 TESTFLAGS  ?= -count=1 -timeout 15m
 
-.PHONY: help build bundle run test test-long test-race deps bench bench-queue bench-scheduler consumer-test lint fuzz tidy clean
+.PHONY: help build bundle release run test test-long test-race deps bench bench-queue bench-scheduler consumer-test lint fuzz tidy clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -22,6 +22,9 @@ bundle: ## Cross-compile rbee-hive for other machines into bin/bundle
 
 run: build ## Start everything on this machine and show one streamed answer
 	@.ci/demo
+
+release: ## Pack this platform's release into dist/: archive, checksums, install.sh
+	@.ci/release dist '$(LDFLAGS)'
 
 test: ## Every module's tests; says what was skipped and why
 	@.ci/test $(TESTFLAGS)

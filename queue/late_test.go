@@ -3,6 +3,7 @@ package queue_test
 import (
 	"context"
 	"errors"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,11 +14,29 @@ import (
 // counting remembers the operations that a store was given.
 type counting struct {
 	queue.Store
+	mu   sync.Mutex
 	ops  []queue.OpKind
 	fail error
 }
 
+// seen returns the operations since the last call.
+func (c *counting) seen() []queue.OpKind {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	ops := c.ops
+	c.ops = nil
+	return ops
+}
+
+func (c *counting) failWith(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.fail = err
+}
+
 func (c *counting) Apply(ctx context.Context, ops []*queue.Op) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if c.fail != nil {
 		return c.fail
 	}
@@ -43,8 +62,8 @@ func TestSubmitLate(t *testing.T) {
 		defer q.Close()
 		ended, lease := late(t, q)
 		synctest.Wait()
-		if len(s.ops) != 0 {
-			t.Fatalf("stored before anybody waits: %v", s.ops)
+		if ops := s.seen(); len(ops) != 0 {
+			t.Fatalf("stored before anybody waits: %v", ops)
 		}
 		if err := q.FinishLazy(lease, queue.Result{State: queue.Complete}); err != nil {
 			t.Fatal(err)
@@ -52,26 +71,25 @@ func TestSubmitLate(t *testing.T) {
 		if err := ended.Wait(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if len(s.ops) != 1 || s.ops[0] != queue.OpInsert {
-			t.Fatalf("a short job took %v", s.ops)
+		if ops := s.seen(); len(ops) != 1 || ops[0] != queue.OpInsert {
+			t.Fatalf("a short job took %v", ops)
 		}
 		if j, err := q.Get(t.Context(), ended.ID()); err != nil || j.State != queue.Complete || j.Payload != nil {
 			t.Fatalf("stored as %+v, %v", j, err)
 		}
 
 		// another job's commit does not take it along before its time; its time does
-		s.ops = nil
 		long, _ := late(t, q)
 		if _, err := q.Enqueue(t.Context(), queue.Job{Model: "m"}); err != nil {
 			t.Fatal(err)
 		}
-		if len(s.ops) != 1 {
-			t.Fatalf("with another's commit: %v", s.ops)
+		if ops := s.seen(); len(ops) != 1 {
+			t.Fatalf("with another's commit: %v", ops)
 		}
 		<-time.After(60 * time.Millisecond)
 		synctest.Wait()
-		if len(s.ops) != 2 {
-			t.Fatalf("when it was due: %v", s.ops)
+		if ops := s.seen(); len(ops) != 1 {
+			t.Fatalf("when it was due: %v", ops)
 		}
 		if err := long.Wait(t.Context()); err != nil {
 			t.Fatal(err)
@@ -93,7 +111,7 @@ func TestSubmitLateIsNotLostSilently(t *testing.T) {
 		if _, err := q.Counts(t.Context()); err != nil { // opened
 			t.Fatal(err)
 		}
-		s.fail = queue.ErrStorageFull
+		s.failWith(queue.ErrStorageFull)
 		ticket, lease := late(t, q)
 		if err := q.FinishLazy(lease, queue.Result{State: queue.Complete}); err != nil {
 			t.Fatal(err)
@@ -101,7 +119,7 @@ func TestSubmitLateIsNotLostSilently(t *testing.T) {
 		if err := ticket.Wait(t.Context()); !errors.Is(err, queue.ErrStorageFull) {
 			t.Fatalf("on a full disk: %v", err)
 		}
-		s.fail = nil
+		s.failWith(nil)
 		kept, _ := late(t, q)
 		if err := q.Close(); err != nil { // takes what is under way
 			t.Fatal(err)
@@ -109,8 +127,8 @@ func TestSubmitLateIsNotLostSilently(t *testing.T) {
 		if err := kept.Wait(t.Context()); err != nil {
 			t.Fatalf("after Close: %v", err)
 		}
-		if len(s.ops) != 1 {
-			t.Fatalf("Close stored %v", s.ops)
+		if ops := s.seen(); len(ops) != 1 {
+			t.Fatalf("Close stored %v", ops)
 		}
 	})
 }

@@ -152,7 +152,7 @@ func (x *exchange) post(fresh bool) error {
 		x.header = x.head()
 	}
 	if len(x.req.body) <= 16<<10 {
-		_, err = c.Write(append(x.header[:len(x.header):len(x.header)], x.req.body...))
+		_, err = c.Write(append(x.header, x.req.body...)) // head left room for it; a second time writes the same
 		return err
 	}
 	if _, err = c.Write(x.header); err == nil {

@@ -58,6 +58,19 @@ report() {
     echo
     sim -cache-blocks 1000 -slots 4 -decode 100 -models 5 -hold 2 -workers "$devices" -scale "$scale" -load 8s -policy native,native-blind,native-plain,least-loaded
   done
+  echo "## Traffic of our own making (schedsim -trace gen:FAMILY), 4 workers, 4 slots, busy"
+  echo
+  echo "Not what the policy was measured on first: six kinds of traffic, so that it isn't tuned to one trace."
+  echo
+  for f in "agents 0.09" "bursty 0.13" "chat 0.19" "diurnal 0.26" "documents 0.11" "tails 0.13"; do
+    read -r family scale <<<"$f"
+    echo "### $family"
+    echo
+    "$tmp/schedsim" -trace "gen:$family" -o markdown -spread 0s -slots 4 -decode 100 -scale "$scale"
+    echo
+    "$tmp/schedsim" -trace "gen:$family" -o markdown -spread 0s -slots 4 -decode 100 -models 5 -hold 2 -workers 3 -scale 0.3 -skew 0.5 -policy native,native-blind,native-plain,least-loaded
+    echo
+  done
   if [[ -f $azure ]]; then
     echo "## azure-conv-2023 (no prefixes), 4 workers, 4 slots"
     echo

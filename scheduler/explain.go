@@ -49,7 +49,7 @@ func (s *Scheduler) Explain(job *Job) Explanation {
 		e.Waiting = m.waiting
 	}
 	var order []int
-	for _, v := range s.workerViews(job, now, nil) {
+	for _, v := range s.viewed(job, now) {
 		if v.Kept {
 			order = append(order, len(e.Candidates))
 		}
@@ -66,17 +66,32 @@ func (s *Scheduler) Explain(job *Job) Explanation {
 	return e
 }
 
-// workerViews are the workers of the job's model with what the ledger and the index know.
+// viewed are the worker views in the scheduler's own buffer.
+func (s *Scheduler) viewed(job *Job, now int64) []WorkerView {
+	s.viewBuf = s.workerViews(job, now, s.viewBuf)
+	return s.viewBuf
+}
+
+// workerViews are the workers of the job's model with what the ledger and the index know. What dst holds of
+// an earlier call with the same snapshot is used again: only what changes with the job is written.
 func (s *Scheduler) workerViews(job *Job, now int64, dst []WorkerView) []WorkerView {
 	m := s.models[job.Model]
 	if m == nil {
-		return dst
+		return dst[:0]
 	}
-	for _, w := range m.workers {
+	same := s.viewSnap == s.snap && s.viewModel == m && len(dst) == len(m.workers)
+	s.viewSnap, s.viewModel = s.snap, m
+	dst = slices.Grow(dst[:0], len(m.workers))[:len(m.workers)]
+	for i, w := range m.workers {
+		v := &dst[i]
+		if !same || v.ID != w.ID { // a policy may have sorted them
+			v.Worker = w.Worker
+		}
 		f := s.fitOf(job, w, now, false)
-		v := WorkerView{Worker: w.Worker, InFlight: w.inflight, FreeSlots: max(w.freeSlots(), 0), PendingTokens: int(w.pending), Cached: f.cached,
-			Busy: time.Duration(f.wait), TTFT: time.Duration(f.ttft()), Cost: time.Duration(f.cost), Prefill: w.speed.rate, Decode: 1 / w.speed.itl}
-		v.Why = s.barred(w, job)
+		v.InFlight, v.FreeSlots, v.PendingTokens, v.Cached = w.inflight, max(w.freeSlots(), 0), int(w.pending), f.cached
+		v.Busy, v.TTFT, v.Cost = time.Duration(f.wait), time.Duration(f.ttft()), time.Duration(f.cost)
+		v.Prefill, v.Decode = w.speed.rate, 1/w.speed.itl
+		v.Kept, v.Why = false, s.barred(w, job)
 		switch {
 		case v.Why != "":
 		case w.drainFor != "":
@@ -86,7 +101,6 @@ func (s *Scheduler) workerViews(job *Job, now int64, dst []WorkerView) []WorkerV
 		default:
 			v.Kept = true
 		}
-		dst = append(dst, v)
 	}
 	return dst
 }

@@ -53,7 +53,6 @@ type model struct {
 
 	waiting     int // of the last line
 	waitWork    int64
-	waitOldest  int64
 	lastLoad    int64
 	lastArrival int64
 	perBlock    float64 // tokens that a block stands for, learnt
@@ -97,10 +96,10 @@ func (d *device) available() int64 {
 // sync takes the source's snapshot in when it has changed. Reservations and what was learnt stay.
 func (s *Scheduler) sync() {
 	snap := s.source.Snapshot()
-	if snap == s.snap || snap == nil {
+	if snap == nil || snap == s.snap && snap.Version == s.version {
 		return
 	}
-	s.snap = snap
+	s.snap, s.version, s.viewSnap = snap, snap.Version, nil
 	s.recordSnapshot()
 	s.syncHives(snap)
 	for _, m := range s.models {

@@ -287,15 +287,20 @@ func TestDeterministic(t *testing.T) {
 
 // A stream of short jobs must not starve a long one, nor interactive ones a batch job.
 func TestNobodyStarves(t *testing.T) {
+	t.Run("submitted", func(t *testing.T) { nobodyStarves(t, func(now time.Time) time.Time { return now }) })
+	t.Run("not said when", func(t *testing.T) { nobodyStarves(t, func(time.Time) time.Time { return time.Time{} }) })
+}
+
+func nobodyStarves(t *testing.T, submitted func(time.Time) time.Time) {
 	now := time.Unix(0, 0)
 	snap := &Snapshot{Version: 1, Workers: []Worker{{ID: "w", Model: "m", Slots: 1, PrefillRate: 1000, DecodeRate: 100}}}
 	s := New(SourceFunc(func() *Snapshot { return snap }), Options{Now: func() time.Time { return now }})
-	long := &Job{ID: "long", Model: "m", PromptTokens: 60000, Submitted: now}
-	batch := &Job{ID: "batch", Model: "m", Priority: Batch, PromptTokens: 10, Submitted: now}
+	long := &Job{ID: "long", Model: "m", PromptTokens: 60000, Submitted: submitted(now)}
+	batch := &Job{ID: "batch", Model: "m", Priority: Batch, PromptTokens: 10, Submitted: submitted(now)}
 	line := []*Job{long, batch}
 	seen := map[string]int{}
 	for i := range 4000 {
-		line = append(line, &Job{ID: fmt.Sprint(i), Model: "m", PromptTokens: 100, MaxTokens: 10, Submitted: now})
+		line = append(line, &Job{ID: fmt.Sprint(i), Model: "m", PromptTokens: 100, MaxTokens: 10, Submitted: submitted(now)})
 		k, d, rel, err := s.Pick(context.Background(), line)
 		if err != nil || k < 0 || d.Action != Route {
 			t.Fatalf("round %d: %d %+v %v", i, k, d, err)

@@ -74,7 +74,7 @@ func (s *Scheduler) pickOne(ctx context.Context, line []*Job) (int, Decision, Re
 
 // choose lays the line out over the workers in rank order and returns the first job whose place is now.
 func (s *Scheduler) choose(ctx context.Context, line []*Job, now int64) (int, Decision) {
-	s.demand(line, now)
+	s.demand(line)
 	items := s.window(line, now)
 	for k := range items {
 		it := &items[k]
@@ -154,11 +154,11 @@ func (s *Scheduler) unwanted(items []item, now int64) {
 }
 
 // demand counts what the whole line wants of each model.
-func (s *Scheduler) demand(line []*Job, now int64) {
+func (s *Scheduler) demand(line []*Job) {
 	s.pick.gen++
 	s.pick.laid = 0
 	for _, m := range s.models {
-		m.waiting, m.waitWork, m.waitOldest, m.vloads = 0, 0, now, 0
+		m.waiting, m.waitWork, m.vloads = 0, 0, 0
 	}
 	for i, j := range line {
 		if i == demandLimit {
@@ -166,9 +166,6 @@ func (s *Scheduler) demand(line []*Job, now int64) {
 		}
 		if m := s.models[j.Model]; m != nil {
 			m.waiting++
-			if t := s.since(j.Submitted); t > -1<<61 {
-				m.waitOldest = min(m.waitOldest, t)
-			}
 		}
 	}
 }
@@ -185,11 +182,25 @@ func (s *Scheduler) window(line []*Job, now int64) []item {
 		if i >= s.opts.Window {
 			break
 		}
-		eff = max(eff, s.since(j.Submitted))
+		eff = max(eff, s.submitted(j, now))
 		items = append(items, item{i: i, job: j, m: s.models[j.Model], eff: eff})
 	}
 	s.pick.items = items
 	return items
+}
+
+// submitted is when a job came: what it says, else when it was first seen, so that a caller that leaves
+// Submitted out gets the same order, and nobody waits for ever.
+func (s *Scheduler) submitted(job *Job, now int64) int64 {
+	if !job.Submitted.IsZero() || job.ID == "" {
+		return s.since(job.Submitted)
+	}
+	at, ok := s.arrivals.get(job.ID)
+	if !ok {
+		at = now
+		s.arrivals.put(job.ID, now)
+	}
+	return at
 }
 
 // rankAll orders the window: by age, with each job set back by a few times what it takes. Short jobs
@@ -369,9 +380,11 @@ func (s *Scheduler) makeWay(it *item, n Need, now int64) {
 	}
 }
 
-// turn is how long a worker serves its model before another model's line may take its memory.
+// turn is how long a worker serves its model before another model's line may take its memory: forty loads,
+// so that loading stays a small part of the time, though not above five minutes where a load is quick.
 func (s *Scheduler) turn(w *worker) int64 {
-	return max(20*int64(s.loadTime(w.model, w.model.need, w.hive)), int64(2*time.Second))
+	load := int64(s.loadTime(w.model, w.model.need, w.hive))
+	return max(min(40*load, int64(5*time.Minute)), 20*load, int64(2*time.Second))
 }
 
 // wakeup is when something is expected to change by itself.

@@ -119,11 +119,10 @@ func (v *View) Loaded(model string) int {
 	return 0
 }
 
-// Workers are those of the job's model, each with what it would cost.
+// Workers are those of the job's model, each with what it would cost. They may be sorted, not changed.
 func (v *View) Workers() []WorkerView {
 	if v.ws == nil {
-		v.ws = v.s.workerViews(v.job, v.now, v.s.viewBuf[:0])
-		v.s.viewBuf = v.ws
+		v.ws = v.s.viewed(v.job, v.now)
 	}
 	return v.ws
 }

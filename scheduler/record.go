@@ -48,7 +48,9 @@ func (s *Scheduler) recordSnapshot() {
 // holds no prompts: a job's record has sizes, labels and hashes.
 type Ring struct {
 	mu     sync.Mutex
-	events []Event
+	events []Event // a ring once it is full: the oldest is at start
+	start  int
+	n      int
 	blocks int
 	max    int
 	base   *Event // the snapshot that was in force before the first event kept
@@ -69,20 +71,34 @@ func NewRing(max int) *Ring {
 func (r *Ring) Record(e Event) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.events = append(r.events, e)
-	r.blocks += e.blocks()
-	drop := 0
-	for len(r.events)-drop > r.max || r.blocks > ringBlocks && drop < len(r.events) {
-		old := r.events[drop]
-		r.blocks -= old.blocks()
-		if old.Snapshot != nil {
-			r.base = &old
-		}
-		drop++
+	for r.n > 0 && (r.n >= r.max || r.blocks+e.blocks() > ringBlocks) {
+		r.drop()
 	}
-	if drop > 0 {
-		clear(r.events[:drop])
-		r.events = r.events[drop:]
+	if r.n < len(r.events) {
+		r.events[(r.start+r.n)%len(r.events)] = e
+	} else { // it still grows
+		if r.start > 0 {
+			r.events, r.start = slices.Concat(r.events[r.start:], r.events[:r.start]), 0
+		}
+		r.events = append(r.events, e)
+	}
+	r.n++
+	r.blocks += e.blocks()
+}
+
+// drop forgets the oldest event.
+func (r *Ring) drop() {
+	old := &r.events[r.start]
+	r.blocks -= old.blocks()
+	if old.Snapshot != nil {
+		kept := *old
+		r.base = &kept
+	}
+	*old = Event{}
+	r.start = (r.start + 1) % len(r.events)
+	r.n--
+	if r.n == 0 {
+		r.events, r.start = r.events[:0], 0
 	}
 }
 
@@ -101,7 +117,10 @@ func (r *Ring) Events() []Event {
 	if r.base != nil {
 		out = append(out, *r.base)
 	}
-	return append(out, r.events...)
+	for i := range r.n {
+		out = append(out, r.events[(r.start+i)%len(r.events)])
+	}
+	return out
 }
 
 // Of are the decisions about one job that are still kept.
@@ -109,9 +128,9 @@ func (r *Ring) Of(jobID string) []Event {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var out []Event
-	for _, e := range r.events {
-		if e.Decision != nil && e.Job != nil && e.Job.ID == jobID {
-			out = append(out, e)
+	for i := range r.n {
+		if e := &r.events[(r.start+i)%len(r.events)]; e.Decision != nil && e.Job != nil && e.Job.ID == jobID {
+			out = append(out, *e)
 		}
 	}
 	return out

@@ -12,41 +12,45 @@ type Scheduler struct {
 	source Source
 	opts   Options
 
-	mu       sync.Mutex
-	base     time.Time
-	last     int64
-	snap     *Snapshot
-	workers  map[string]*worker
-	models   map[string]*model
-	hives    map[string]*hive
-	hiveList []*hive
-	devices  map[string]*device
-	speeds   map[speedKey]*speed
-	sessions recent[string]
-	recent   recent[ended]
-	res      []reservation
-	freeRes  []int32
-	byJob    map[string]int32
-	index    index
-	fresh    []*worker
-	seen     map[string]bool
-	viewBuf  []WorkerView
-	ends     []int64
-	victims  []Worker
-	fits     []fit
-	pick     picker
-	lineLen  int
-	pace     pacing
-	freed    int64 // when a slot was last given back that Pick has not seen yet; 0 = none
-	policy   Policy
-	fails    atomic.Uint64
+	mu        sync.Mutex
+	base      time.Time
+	last      int64
+	snap      *Snapshot
+	workers   map[string]*worker
+	models    map[string]*model
+	hives     map[string]*hive
+	hiveList  []*hive
+	devices   map[string]*device
+	speeds    map[speedKey]*speed
+	sessions  recent[string]
+	recent    recent[ended]
+	arrivals  recent[int64] // of jobs in the line that don't say when they were submitted
+	res       []reservation
+	freeRes   []int32
+	byJob     map[string]int32
+	index     index
+	fresh     []*worker
+	seen      map[string]bool
+	viewBuf   []WorkerView
+	viewSnap  *Snapshot // what viewBuf was filled from
+	viewModel *model
+	version   uint64 // of the snapshot taken in
+	ends      []int64
+	victims   []Worker
+	fits      []fit
+	pick      picker
+	lineLen   int
+	pace      pacing
+	freed     int64 // when a slot was last given back that Pick has not seen yet; 0 = none
+	policy    Policy
+	fails     atomic.Uint64
 }
 
 // New makes a Scheduler over a source of snapshots.
 func New(source Source, o Options) *Scheduler {
 	s := &Scheduler{source: source, opts: o.withDefaults(), workers: map[string]*worker{}, models: map[string]*model{},
 		hives: map[string]*hive{}, devices: map[string]*device{}, speeds: map[speedKey]*speed{}, byJob: map[string]int32{},
-		seen: map[string]bool{}, sessions: newRecent[string](maxSessions), recent: newRecent[ended](4096), policy: o.Policy}
+		seen: map[string]bool{}, sessions: newRecent[string](maxSessions), recent: newRecent[ended](4096), arrivals: newRecent[int64](maxSessions), policy: o.Policy}
 	s.pace.w, s.pace.off = s.opts.Weights, true
 	s.base = s.opts.Now()
 	s.pick.at = -int64(time.Hour)

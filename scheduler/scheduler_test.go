@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"reflect"
 	"slices"
 	"strings"
@@ -231,6 +232,18 @@ func TestExplainSaysWhy(t *testing.T) {
 	}
 }
 
+// A caller that changes its snapshot in place and raises the version is understood.
+func TestSnapshotChangedInPlace(t *testing.T) {
+	snap := &Snapshot{Version: 1, Workers: []Worker{{ID: "a", Model: "m", Slots: 1}}}
+	s := New(fixed(snap), Options{})
+	s.Decide(&Job{Model: "m"})
+	snap.Workers = append(snap.Workers[:0], Worker{ID: "b", Model: "m", Slots: 1})
+	snap.Version++
+	if d := s.Decide(&Job{Model: "m"}); d.Worker != "b" || d.Snapshot != 2 {
+		t.Errorf("got %+v", d)
+	}
+}
+
 type failing struct{ Basic }
 
 func (failing) Choose(context.Context, *View, *Job) (Choice, error) {
@@ -280,6 +293,32 @@ func TestRingIsBounded(t *testing.T) {
 	back, err := ReadEvents(&b)
 	if err != nil || len(back) != len(events) || back[10].Job.ID != "49" || len(back[10].Job.Blocks) != 3 {
 		t.Errorf("%d events came back, %v", len(back), err)
+	}
+}
+
+// Whatever comes, a Ring keeps the latest events in their order, within both bounds.
+func TestRingAgreesWithAList(t *testing.T) {
+	rng := rand.New(rand.NewPCG(3, 1))
+	shared := make([]uint64, ringBlocks/5)
+	r, ids, sizes := NewRing(50), []string(nil), []int(nil)
+	total := 0
+	for i := range 3000 {
+		job := &Job{ID: fmt.Sprint(i)}
+		if i/300%2 == 1 { // stretches where the hashes are what fills it
+			job.Blocks = shared[:rng.IntN(len(shared))]
+		}
+		ids, sizes, total = append(ids, job.ID), append(sizes, len(job.Blocks)), total+len(job.Blocks)
+		for len(ids) > 50 || total > ringBlocks {
+			ids, sizes, total = ids[1:], sizes[1:], total-sizes[0]
+		}
+		r.Record(Event{Job: job, Arrived: true, Decision: &Decision{}})
+		var got []string
+		for _, e := range r.Events() {
+			got = append(got, e.Job.ID)
+		}
+		if !slices.Equal(got, ids) || len(r.Of(job.ID)) != 1 {
+			t.Fatalf("after %d: %v, want %v", i, got, ids)
+		}
 	}
 }
 

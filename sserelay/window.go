@@ -43,6 +43,9 @@ func (w *window) push(m Meta, data []byte, limit int) {
 	if need := len(w.data) + len(data); need > cap(w.data) && 2*cap(w.data) > limit {
 		w.data = append(make([]byte, 0, max(need, limit)), w.data...)
 	}
+	if w.data == nil { // one piece of memory for what a short answer has
+		w.data, w.refs = make([]byte, 0, max(1<<10, len(data))), make([]ref, 0, 4)
+	}
 	w.refs = append(w.refs, ref{off: uint32(len(w.data)), size: uint32(len(data)), meta: m})
 	w.data = append(w.data, data...)
 }

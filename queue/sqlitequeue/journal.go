@@ -132,8 +132,8 @@ type frames struct {
 
 // Bounds of what is kept of that for other streams.
 const (
-	freeFrames = 64
-	freeRaw    = 256 << 10
+	freeFrames = 1024
+	freeRaw    = 64 << 10
 )
 
 // room gives a stream memory for its next frames. j.mu is held.
@@ -144,7 +144,8 @@ func (j *Journal) room(s *stream, n int) {
 		j.free = j.free[:last]
 		return
 	}
-	s.raw = make([]byte, 0, max(s.room, n))
+	s.raw = make([]byte, 0, max(s.room, n, 1<<10))
+	s.refs = make([]frameRef, 0, 4)
 }
 
 // giveBack keeps the memory of what SQLite has now. j.mu is held.

@@ -3,6 +3,7 @@ package schedsim
 import (
 	"bytes"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -75,6 +76,58 @@ func TestBeatsRivals(t *testing.T) {
 		r := RunRival(name, reqs, base())
 		if ours.P50 > r.P50 || ours.P99 > r.P99 {
 			t.Errorf("%s: TTFT %v and %v, ours %v and %v", name, r.P50, r.P99, ours.P50, ours.P99)
+		}
+	}
+}
+
+// On traffic of six kinds, each with its own scale for a busy fleet, the median ratio to the best of the rivals (per
+// metric, so no one rival has to be best at both) is below 1, and no cell is far behind.
+func TestFamilies(t *testing.T) {
+	scale := map[string]float64{"agents": 0.09, "bursty": 0.13, "chat": 0.19, "diurnal": 0.26, "documents": 0.11, "tails": 0.13}
+	p50s, p99s := 1.0, 1.0
+	for _, name := range Families() {
+		raw, err := Synthetic(name, 800, 9)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if again, _ := Synthetic(name, 800, 9); !cmp.Equal(raw, again, cmp.AllowUnexported(Request{})) {
+			t.Errorf("%s: equal seeds gave different requests", name)
+		}
+		cfg := Config{Workers: 4, Slots: 4, CacheBlocks: 1000, Prefill: 8000, Decode: 100, Models: 1, ModelBytes: 8, Bandwidth: 1, Seed: 1}
+		reqs := Shape(raw, 0, scale[name], 1, 0, 1)
+		ours, _ := Run("native", reqs, cfg, scheduler.Weights{})
+		p50, p99 := math.Inf(1), math.Inf(1)
+		for _, rival := range Rivals() {
+			r := RunRival(rival, reqs, cfg)
+			p50, p99 = min(p50, r.TTFT50), min(p99, r.TTFT99)
+		}
+		a, b := (ours.TTFT50+0.02)/(p50+0.02), (ours.TTFT99+0.02)/(p99+0.02)
+		if a > 1.3 || b > 1.15 {
+			t.Errorf("%s: p50 %.2fx and p99 %.2fx of the best rival's", name, a, b)
+		}
+		p50s, p99s = p50s*a, p99s*b
+	}
+	if n := float64(len(scale)); math.Pow(p50s, 1/n) > 0.95 || math.Pow(p99s, 1/n) > 0.85 {
+		t.Errorf("over all: p50 %.2fx, p99 %.2fx of the best rival's", math.Pow(p50s, 1/n), math.Pow(p99s, 1/n))
+	}
+	if _, err := Synthetic("nope", 1, 1); err == nil {
+		t.Error("an unknown family was taken")
+	}
+}
+
+// Where every model has its place, further workers of a busy one come and go without throwing others out.
+func TestNoThrash(t *testing.T) {
+	for _, name := range []string{"agents", "diurnal", "tails"} {
+		raw, err := Synthetic(name, 800, 9)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cfg := Config{Workers: 3, Slots: 4, CacheBlocks: 1000, Prefill: 8000, Decode: 100, Models: 5, Hold: 2, ModelBytes: 8, Bandwidth: 1, Seed: 1}
+		reqs := Shape(raw, 0, 0.2, 5, 0.5, 1)
+		ours, _ := Run("native", reqs, cfg, scheduler.Weights{})
+		rival := RunRival("least-loaded", reqs, cfg)
+		if ours.Swaps > rival.Swaps || ours.P99 > rival.P99 || ours.P50 > rival.P50 {
+			t.Errorf("%s: %d swaps, %v and %v against %d, %v and %v", name, ours.Swaps, ours.P50, ours.P99, rival.Swaps, rival.P50, rival.P99)
 		}
 	}
 }

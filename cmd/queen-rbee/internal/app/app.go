@@ -149,7 +149,7 @@ func serve(version string, cfg *config.Config, f *flags, stdout, stderr io.Write
 	log := logger(cfg, stderr)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	go tuneMemory(ctx)
+	tuneMemory(ctx)
 	m := &manager{n: sdnotify.FromEnv(), log: log}
 	defer m.end()
 	signals := make(chan os.Signal, 2)

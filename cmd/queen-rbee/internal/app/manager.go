@@ -30,7 +30,9 @@ func (m *manager) serving(addr net.Addr, alive func(context.Context) error) {
 				return err
 			}
 			return alive(ctx)
-		}, func(err error) { m.log.Error("the check of being alive failed; the service manager will act when that lasts", "error", err) })
+		}, func(err error) {
+			m.log.Error("the check of being alive failed; the service manager will act when that lasts", "error", err)
+		})
 	})
 }
 

@@ -3,9 +3,9 @@ package app
 import (
 	"context"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
-	"time"
 )
 
 // Bounds of what is traded. An idle queen's live heap is small, so that collecting it often costs more than the garbage
@@ -14,7 +14,6 @@ const (
 	garbage    = 96 << 20 // bytes of garbage that are worth waiting for
 	mostGrowth = 800      // percent, as GOGC
 	leastGrows = 25
-	tuneEvery  = 2 * time.Second
 )
 
 // tuneMemory trades memory for processor time, within bounds, until ctx ends, unless the environment says otherwise.
@@ -25,25 +24,29 @@ func tuneMemory(ctx context.Context) {
 	if os.Getenv("GOGC") != "" {
 		return
 	}
-	now := mostGrowth
-	debug.SetGCPercent(now)
-	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
-	tick := time.NewTicker(tuneEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
+	debug.SetGCPercent(mostGrowth)
+	(&tuner{ctx: ctx, now: mostGrowth, live: []metrics.Sample{{Name: "/gc/heap/live:bytes"}}}).watch()
+}
+
+// tuner looks at the live heap after each collection: that is when the object that it lets go of is finalized.
+type tuner struct {
+	ctx  context.Context
+	now  int
+	live []metrics.Sample
+}
+
+func (t *tuner) watch() {
+	runtime.SetFinalizer(&struct{ t *tuner }{t}, func(*struct{ t *tuner }) {
+		if t.ctx.Err() != nil {
 			return
 		}
-		metrics.Read(live)
-		next := growth(live[0].Value.Uint64())
-		// the setting starts a collection: small differences are not worth one
-		if next*4 < now*3 || next*3 > now*4 {
-			now = next
-			debug.SetGCPercent(now)
+		metrics.Read(t.live)
+		if next := growth(t.live[0].Value.Uint64()); next != t.now {
+			t.now = next
+			debug.SetGCPercent(next)
 		}
-	}
+		t.watch()
+	})
 }
 
 // growth is the percentage by which a heap of that many live bytes may grow before it is collected.

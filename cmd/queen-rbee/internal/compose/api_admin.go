@@ -3,15 +3,11 @@ package compose
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"net/http"
-	"os/exec"
-	"time"
 
 	"github.com/queen-rbee/queen-rbee/admission"
 	"github.com/queen-rbee/queen-rbee/auth"
 	"github.com/queen-rbee/queen-rbee/httpserver"
-	"github.com/queen-rbee/queen-rbee/registry"
 	"github.com/queen-rbee/queen-rbee/scheduler"
 )
 
@@ -128,56 +124,4 @@ func explained(e scheduler.Explanation) httpserver.Decision {
 				"cached_tokens": float64(c.Cost.Cached), "pending_tokens": float64(c.Cost.Pending), "in_flight": float64(c.Cost.InFlight)}})
 	}
 	return d
-}
-
-// doctor examines the installation, one line and one remedy each.
-type doctor struct {
-	reg     *registry.Registry
-	dataDir string
-	ping    func(ctx context.Context) error // the stores
-}
-
-var _ httpserver.Doctor = (*doctor)(nil)
-
-// Checks implements httpserver.Doctor.
-func (d *doctor) Checks(ctx context.Context) ([]httpserver.Check, error) {
-	out := []httpserver.Check{d.disk(), d.store(ctx)}
-	snap := d.reg.Snapshot()
-	if len(snap.Hives) == 0 {
-		out = append(out, httpserver.Check{Name: "hives", Status: "warn", Message: "there are no hives", Remedy: "add a machine: rbee hive add USER@HOST -i KEY --name NAME"})
-	}
-	for _, h := range snap.Hives {
-		c := httpserver.Check{Name: "hive " + h.Name, Status: "ok", Message: string(h.Status)}
-		if h.Status != registry.StatusOnline {
-			c.Status, c.Message, c.Remedy = "fail", string(h.Status)+": "+h.Message, "rbee hive start "+h.Name+", then rbee hive logs "+h.Name
-		} else if h.DiskFree > 0 && h.DiskFree < 5<<30 {
-			c.Status, c.Message, c.Remedy = "warn", fmt.Sprintf("%.1f GiB of disk are free", float64(h.DiskFree)/(1<<30)), "drop models with rbee rm, or free the disk"
-		}
-		out = append(out, c)
-	}
-	for _, w := range snap.Workers {
-		if w.State == registry.WorkerFailed {
-			out = append(out, httpserver.Check{Name: "worker " + w.ID, Status: "fail", Message: w.Model + ": " + w.Message, Remedy: "rbee logs --worker " + w.ID})
-		}
-	}
-	engine := httpserver.Check{Name: "llama-server", Status: "ok", Message: "found on this machine"}
-	if _, err := exec.LookPath("llama-server"); err != nil {
-		engine.Status, engine.Message, engine.Remedy = "warn", "not on this machine's PATH (hives look on their own)", "rbee engine install llama.cpp, or put llama-server on PATH"
-	}
-	return append(out, engine, clockCheck()), nil
-}
-
-func clockCheck() httpserver.Check {
-	c := httpserver.Check{Name: "clock", Status: "ok", Message: time.Now().UTC().Format(time.RFC3339)}
-	if time.Now().Year() < 2025 {
-		c.Status, c.Message, c.Remedy = "fail", "the clock is wrong: "+c.Message, "set the time: timedatectl set-ntp true"
-	}
-	return c
-}
-
-func (d *doctor) store(ctx context.Context) httpserver.Check {
-	if err := d.ping(ctx); err != nil {
-		return httpserver.Check{Name: "store", Status: "fail", Message: err.Error(), Remedy: "see docs/operations.md"}
-	}
-	return httpserver.Check{Name: "store", Status: "ok", Message: "reads and writes"}
 }

@@ -309,7 +309,7 @@ func (q *Queen) newServer(ctx context.Context) (err error) {
 		Workers: &workersAPI{f: q.fleet, mon: q.mon, ctx: q.life, ttl: q.ttl}, Loader: &loader{q, sub}, Hives: &auditedHives{hives, t}, Feed: q.bus, Logs: &logsAPI{q.fleet},
 		Engines: &enginesAPI{f: q.fleet, bus: q.bus, t: t, ctx: q.life, catalog: q.cfg.EngineCatalog}, Pages: pagesAPI{q.fleet},
 		Policies: &auditedPolicies{q.policies, t}, Tenants: &auditedTenants{&tenantsAPI{q.adm}, t}, Keys: &keysAPI{q.keys}, Targets: &targets{q},
-		Doctor: &doctor{reg: q.reg, dataDir: q.cfg.DataDir, ping: func(ctx context.Context) error { _, err := q.q.Counts(ctx); return err }},
+		Doctor: &examiner{q},
 		Admin:  &auditedAdmin{&adminAPI{stop: q.Stop}, t}, Ready: q.isReady, Metrics: q.prom.Handler(), EngineMetrics: http.HandlerFunc(q.engineMetrics), Batches: q.batches,
 		Version: q.o.Version, Log: q.log})
 	return err

@@ -51,6 +51,11 @@ func (a *cli) doInstall(ctx context.Context, o installOptions) error {
 			return err
 		}
 	}
+	if o.root != "" {
+		if o.root, err = filepath.Abs(o.root); err != nil {
+			return err
+		}
+	}
 	home, err := os.UserHomeDir()
 	if err != nil && o.user {
 		return err
@@ -71,7 +76,7 @@ func (a *cli) doInstall(ctx context.Context, o installOptions) error {
 		}
 	}
 	for _, file := range plan.Files {
-		if err := a.writeFile(filepath.Join("/", o.root, file.Path), file); err != nil {
+		if err := a.writeFile(filepath.Join(o.root, file.Path), file); err != nil {
 			return err
 		}
 	}

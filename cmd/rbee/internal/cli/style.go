@@ -6,7 +6,6 @@ import (
 	"os"
 	"strings"
 
-	"github.com/charmbracelet/lipgloss"
 	"github.com/mattn/go-runewidth"
 	"golang.org/x/term"
 )
@@ -14,15 +13,26 @@ import (
 // style is how text is drawn: with colours on a terminal, unless NO_COLOR is set, and plain everywhere else.
 type style struct {
 	terminal              bool
-	head, good, bad, warn lipgloss.Style
-	dim                   lipgloss.Style
+	head, good, bad, warn ink
+}
+
+// ink is how a terminal is told to draw, as the parameters of its escape sequence; "" is plain.
+type ink string
+
+// Render draws a text.
+func (i ink) Render(text string) string {
+	if i == "" || text == "" {
+		return text
+	}
+	return "\x1b[" + string(i) + "m" + text + "\x1b[0m"
 }
 
 func newStyle(out io.Writer) style {
-	r := lipgloss.NewRenderer(out)
-	base := r.NewStyle()
-	return style{terminal: isTerminal(out), head: base.Bold(true), good: base.Foreground(lipgloss.Color("2")),
-		bad: base.Foreground(lipgloss.Color("1")), warn: base.Foreground(lipgloss.Color("3")), dim: base.Faint(true)}
+	s := style{terminal: isTerminal(out)}
+	if s.terminal && os.Getenv("NO_COLOR") == "" {
+		s.head, s.good, s.bad, s.warn = "1", "32", "31", "33"
+	}
+	return s
 }
 
 // isTerminal reports whether a stream is a person's screen or keyboard.
@@ -32,7 +42,7 @@ func isTerminal(stream any) bool {
 }
 
 // word colours what says how something is.
-func (s style) word(text string) lipgloss.Style {
+func (s style) word(text string) ink {
 	switch text {
 	case "ok", "online", "idle", "loaded", "ready", "complete":
 		return s.good
@@ -41,7 +51,7 @@ func (s style) word(text string) lipgloss.Style {
 	case "warn", "suspect", "draining", "starting", "loading", "downloading", "queued":
 		return s.warn
 	}
-	return s.dim.Faint(false)
+	return ""
 }
 
 // table writes rows in columns, the first row being the headings.

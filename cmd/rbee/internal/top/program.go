@@ -6,7 +6,7 @@ import (
 	"io"
 	"time"
 
-	tea "github.com/charmbracelet/bubbletea"
+	tea "charm.land/bubbletea/v2"
 )
 
 // Source is where the fleet is read.
@@ -46,7 +46,7 @@ func again() tea.Cmd { return tea.Tick(time.Second, func(time.Time) tea.Msg { re
 // Update implements tea.Model.
 func (m model) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 	switch msg := msg.(type) {
-	case tea.KeyMsg:
+	case tea.KeyPressMsg:
 		switch msg.String() {
 		case "q", "ctrl+c", "esc":
 			return m, tea.Quit
@@ -66,18 +66,20 @@ func (m model) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 }
 
 // View implements tea.Model.
-func (m model) View() string {
-	if m.width == 0 {
-		return ""
+func (m model) View() tea.View {
+	v := tea.NewView("")
+	if m.width > 0 {
+		v = tea.NewView(View(m.fleet, m.width, m.height, m.now(), m.style) + "\n" + m.style("HEAD:q") + " quits")
 	}
-	return View(m.fleet, m.width, m.height, m.now(), m.style) + "\n" + m.style("HEAD:q") + " quits"
+	v.AltScreen = true
+	return v
 }
 
 // Run draws the fleet until q is pressed or ctx ends.
 func Run(ctx context.Context, first Fleet, s Source, in io.Reader, out io.Writer, style Style) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	p := tea.NewProgram(model{fleet: first, now: time.Now, style: style}, tea.WithContext(ctx), tea.WithInput(in), tea.WithOutput(out), tea.WithAltScreen(), tea.WithoutSignalHandler())
+	p := tea.NewProgram(model{fleet: first, now: time.Now, style: style}, tea.WithContext(ctx), tea.WithInput(in), tea.WithOutput(out), tea.WithoutSignalHandler())
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

@@ -5,7 +5,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/charmbracelet/lipgloss"
+	"github.com/charmbracelet/x/ansi"
 	"github.com/mattn/go-runewidth"
 )
 
@@ -36,9 +36,8 @@ func View(f Fleet, width, height int, now time.Time, style Style) string {
 		}
 		all = append(all, part...)
 	}
-	clip := lipgloss.NewStyle().MaxWidth(width)
 	for i, line := range all {
-		all[i] = strings.TrimRight(clip.Render(line), " ")
+		all[i] = strings.TrimRight(ansi.Truncate(line, width, ""), " ")
 	}
 	if height > 0 && len(all) > height-1 {
 		all = all[:max(0, height-1)]

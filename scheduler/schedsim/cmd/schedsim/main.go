@@ -25,7 +25,7 @@ func main() {
 
 func run(args []string, out io.Writer) error {
 	fs := flag.NewFlagSet("schedsim", flag.ContinueOnError)
-	trace := fs.String("trace", "", "trace file: Mooncake's .jsonl or Azure's .csv")
+	trace := fs.String("trace", "", "trace file: Mooncake's .jsonl or Azure's .csv; or gen:FAMILY for 2,000 requests of our own making ("+strings.Join(schedsim.Families(), ", ")+")")
 	cfg := schedsim.Config{}
 	fs.IntVar(&cfg.Workers, "workers", 4, "workers; with several models, devices")
 	fs.IntVar(&cfg.Slots, "slots", 32, "slots of a worker")
@@ -63,7 +63,7 @@ func run(args []string, out io.Writer) error {
 		return errors.New("-trace is needed; -workers, -slots, -models and -scale must be positive")
 	}
 	cfg.ModelBytes, cfg.Bandwidth = 8<<30, float64(8<<30)/load.Seconds()
-	reqs, err := schedsim.Load(*trace)
+	reqs, err := requests(*trace, cfg.Seed)
 	if err != nil {
 		return err
 	}
@@ -77,6 +77,13 @@ func run(args []string, out io.Writer) error {
 		results = append(results, r)
 	}
 	return write(out, *format, results)
+}
+
+func requests(trace string, seed uint64) ([]schedsim.Request, error) {
+	if family, ok := strings.CutPrefix(trace, "gen:"); ok {
+		return schedsim.Synthetic(family, 2000, seed)
+	}
+	return schedsim.Load(trace)
 }
 
 func names(policy string, cfg schedsim.Config) []string {
