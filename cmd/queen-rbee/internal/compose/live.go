@@ -2,8 +2,10 @@ package compose
 
 import (
 	"sync"
+	"time"
 
 	"github.com/queen-rbee/queen-rbee/admission"
+	"github.com/queen-rbee/queen-rbee/metrics"
 	"github.com/queen-rbee/queen-rbee/queue"
 	"github.com/queen-rbee/queen-rbee/router"
 	"github.com/queen-rbee/queen-rbee/sserelay"
@@ -17,8 +19,11 @@ type entry struct {
 	commit      router.Pending // of the insert
 	fingerprint string         // of the body, for an Idempotency-Key
 
+	trace *metrics.Trace // nil: not traced
+
 	mu    sync.Mutex
 	lease queue.Lease
+	waits time.Time // since it was not routed at once; of a traced job only
 }
 
 func (e *entry) setLease(l queue.Lease) {
