@@ -134,19 +134,19 @@ func fail(stderr io.Writer, err error) int {
 	return exitError
 }
 
-func logger(cfg *config.Config, w io.Writer) *slog.Logger {
-	var level slog.Level
+func logger(cfg *config.Config, w io.Writer) (*slog.Logger, *slog.LevelVar) {
+	level := &slog.LevelVar{}
 	_ = level.UnmarshalText([]byte(cfg.Log.Level)) // checked by config
 	o := &slog.HandlerOptions{Level: level}
 	if cfg.Log.Format == "json" {
-		return slog.New(slog.NewJSONHandler(w, o))
+		return slog.New(slog.NewJSONHandler(w, o)), level
 	}
-	return slog.New(slog.NewTextHandler(w, o))
+	return slog.New(slog.NewTextHandler(w, o)), level
 }
 
 // serve runs the queen until SIGTERM or SIGINT; a second one ends the process at once.
 func serve(version string, cfg *config.Config, f *flags, stdout, stderr io.Writer) error {
-	log := logger(cfg, stderr)
+	log, level := logger(cfg, stderr)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	tuneMemory(ctx)
@@ -156,7 +156,7 @@ func serve(version string, cfg *config.Config, f *flags, stdout, stderr io.Write
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	defer signal.Stop(signals)
 
-	q, err := compose.New(ctx, cfg, compose.Options{Version: version, Log: log, LeaveHives: f.leave, RestartAudit: f.restartAudit, OnDrain: m.draining})
+	q, err := compose.New(ctx, cfg, compose.Options{Version: version, Log: log, Level: level, LeaveHives: f.leave, RestartAudit: f.restartAudit, OnDrain: m.draining})
 	if err != nil {
 		if errors.Is(err, queue.ErrLocked) {
 			return fmt.Errorf("%w: stop that queen first, or give this one a --data-dir of its own", err)
@@ -216,7 +216,8 @@ func profile(log *slog.Logger) {
 
 // migrate opens the stores, which brings them up to date, and closes them.
 func migrate(version string, cfg *config.Config, stdout, stderr io.Writer) error {
-	q, err := compose.New(context.Background(), cfg, compose.Options{Version: version, Log: logger(cfg, stderr)})
+	log, _ := logger(cfg, stderr)
+	q, err := compose.New(context.Background(), cfg, compose.Options{Version: version, Log: log})
 	if err != nil {
 		return err
 	}

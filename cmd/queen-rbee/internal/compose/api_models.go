@@ -333,8 +333,13 @@ func (p *provHives) Provision(ctx context.Context, node string, spec provisioner
 		req.Sources = sources
 	}
 	var id string
+	seen := int64(-1) // what was there when we began to look is not counted
 	m, err := link.client.Provision(ctx, req, func(h hiveapi.Progress) {
 		id = h.ID
+		if seen >= 0 && h.BytesDone > seen {
+			p.f.met.DownloadBytes(ctx, node, h.BytesDone-seen)
+		}
+		seen = max(seen, h.BytesDone)
 		progress(progressOf(node, h))
 	})
 	if err != nil {

@@ -21,6 +21,7 @@ import (
 	"github.com/queen-rbee/queen-rbee/hivelifecycle/engine"
 	"github.com/queen-rbee/queen-rbee/hivelifecycle/hiveapi"
 	"github.com/queen-rbee/queen-rbee/metrics"
+	"github.com/queen-rbee/queen-rbee/metrics/correlate"
 	"github.com/queen-rbee/queen-rbee/monitor"
 	"github.com/queen-rbee/queen-rbee/provisioner"
 	"github.com/queen-rbee/queen-rbee/registry"
@@ -37,6 +38,7 @@ type fleet struct {
 	src       *source
 	mon       *monitor.Monitor
 	met       *metrics.Instruments
+	causes    *causes
 	engines   map[string]config.Engine
 	externals map[string]external // by worker id
 	inFlight  func(workerID string) int
@@ -183,19 +185,25 @@ func (f *fleet) dial(ctx context.Context, w router.Worker) (net.Conn, error) {
 // Load implements router.Fleet: hive, room, model, worker, in that order.
 func (f *fleet) Load(ctx context.Context, l router.LoadRequest) (string, error) {
 	begin := time.Now()
-	id, err := f.load(ctx, l)
+	why := f.causes.get(l.Model, l.Node)
+	defer f.causes.drop(l.Model, l.Node)
+	log := f.log
+	if why.correlation != "" {
+		log = log.With(correlate.Key, why.correlation)
+	}
+	id, err := f.load(why.trace.Context(ctx), l, why.correlation)
 	if err == nil {
 		f.met.ModelLoad(ctx, l.Node, l.Model, time.Since(begin))
 	}
 	if err != nil {
-		f.log.Warn("load failed", "model", l.Model, "node", l.Node, "error", err)
+		log.Warn("load failed", "model", l.Model, "node", l.Node, "error", err)
 	} else {
-		f.log.Info("loaded", "model", l.Model, "node", l.Node, "worker", id, "took", time.Since(begin).Round(time.Millisecond))
+		log.Info("loaded", "model", l.Model, "node", l.Node, "worker", id, "took", time.Since(begin).Round(time.Millisecond))
 	}
 	return id, err
 }
 
-func (f *fleet) load(ctx context.Context, l router.LoadRequest) (string, error) {
+func (f *fleet) load(ctx context.Context, l router.LoadRequest, correlation string) (string, error) {
 	progress := l.Progress
 	if progress == nil {
 		progress = func(router.Progress) {}
@@ -214,17 +222,23 @@ func (f *fleet) load(ctx context.Context, l router.LoadRequest) (string, error) 
 		}
 		f.met.Evicted(ctx, "worker")
 	}
-	ref, err := f.model(ctx, l.Node, entry.Ref, progress)
+	pctx, provisioned := f.stage(ctx, metrics.SpanProvision, correlation, "hive", l.Node, "model", l.Model)
+	ref, err := f.model(pctx, l.Node, entry.Ref, progress)
+	provisioned(err)
 	if err != nil {
 		return "", err
 	}
 	req := f.spawnRequest(entry, l.Device)
 	req.ModelRef = ref
 	spawned := time.Now()
-	if _, err := link.client.Spawn(ctx, req); err != nil {
+	sctx, up := f.stage(ctx, metrics.SpanSpawn, correlation, "hive", l.Node, "model", l.Model, "worker", req.WorkerID)
+	if _, err := link.client.Spawn(sctx, req); err != nil {
+		up(err)
 		return "", err
 	}
-	if err := f.await(ctx, req.WorkerID, progress); err != nil {
+	err = f.await(sctx, req.WorkerID, progress)
+	up(err)
+	if err != nil {
 		return req.WorkerID, err
 	}
 	f.learnt(req.WorkerID, entry.Ref, entry.Slots, entry.Context, req.MemoryBytes, time.Since(spawned))

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/queen-rbee/queen-rbee/hivelifecycle"
@@ -25,7 +26,10 @@ type hiveLinks struct {
 	wg  sync.WaitGroup
 	ctx context.Context // ends with the queen
 
-	learn func(node string, m hiveapi.Model) // nil: nobody asks
+	learn   func(node string, m hiveapi.Model) // nil: nobody asks
+	span    func(node string, s *hiveapi.Span) // work that a hive did for a traced request
+	dropped func()                             // a model's file was given up
+	level   atomic.Pointer[string]             // what hives are to log; nil: as they were started
 
 	mu      sync.RWMutex
 	links   map[string]*hiveLink
@@ -89,6 +93,7 @@ func (l *hiveLinks) HiveReady(name string, ep hivelifecycle.Endpoint) {
 func (l *hiveLinks) follow(ctx context.Context, link *hiveLink) {
 	defer func() { _ = link.client.Close() }()
 	pause := 100 * time.Millisecond
+	l.tellLevel(ctx, link)
 	for ctx.Err() == nil {
 		var state hiveapi.State
 		err := link.client.Watch(ctx, func(ev hiveapi.Event) error {
@@ -112,6 +117,9 @@ func (l *hiveLinks) take(link *hiveLink, state *hiveapi.State, ev hiveapi.Event)
 	if !state.Apply(ev) {
 		return nil
 	}
+	if ev.Kind == hiveapi.EventSpan && ev.Span != nil {
+		l.span(link.node, ev.Span)
+	}
 	report := registry.Report{Node: link.node, Epoch: ev.Epoch, Seq: ev.Seq, Version: state.Version}
 	switch ev.Kind {
 	case hiveapi.EventState:
@@ -129,6 +137,9 @@ func (l *hiveLinks) take(link *hiveLink, state *hiveapi.State, ev hiveapi.Event)
 		l.dropWorker(ev.Worker.WorkerID)
 		report.Gone = []string{ev.Worker.WorkerID}
 	case hiveapi.EventModel, hiveapi.EventNoModel:
+		if s := ev.Model.State; ev.Kind == hiveapi.EventNoModel && (s == hiveapi.ModelReady || s == hiveapi.ModelLoaded) {
+			l.dropped()
+		}
 		report.Models = models(state.Models)
 	case hiveapi.EventDevices, hiveapi.EventBeat:
 		report.Devices = devices(ev.Devices)
@@ -148,6 +159,28 @@ func (l *hiveLinks) take(link *hiveLink, state *hiveapi.State, ev hiveapi.Event)
 		link.once.Do(func() { close(link.heard) })
 	}
 	return nil
+}
+
+// setLevel has every hive, now and when it connects, log at a level.
+func (l *hiveLinks) setLevel(level string) {
+	l.level.Store(&level)
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	for _, link := range l.links {
+		l.wg.Go(func() { l.tellLevel(l.ctx, link) })
+	}
+}
+
+func (l *hiveLinks) tellLevel(ctx context.Context, link *hiveLink) {
+	level := l.level.Load()
+	if level == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if err := link.client.SetLogLevel(ctx, *level); err != nil && ctx.Err() == nil {
+		l.log.Debug("hive's log level", "node", link.node, "error", err)
+	}
 }
 
 // teach passes on what a hive found in its models' files.

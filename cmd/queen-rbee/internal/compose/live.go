@@ -2,8 +2,10 @@ package compose
 
 import (
 	"sync"
+	"time"
 
 	"github.com/queen-rbee/queen-rbee/admission"
+	"github.com/queen-rbee/queen-rbee/metrics"
 	"github.com/queen-rbee/queen-rbee/queue"
 	"github.com/queen-rbee/queen-rbee/router"
 	"github.com/queen-rbee/queen-rbee/sserelay"
@@ -18,8 +20,11 @@ type entry struct {
 	fingerprint string         // of the body, for an Idempotency-Key
 	keep        string         // keep_alive: how long its worker stays afterwards, "" = not said
 
+	trace *metrics.Trace // nil: not traced
+
 	mu    sync.Mutex
 	lease queue.Lease
+	waits time.Time // since it was not routed at once; of a traced job only
 }
 
 func (e *entry) setLease(l queue.Lease) {

@@ -11,6 +11,7 @@ import (
 	"github.com/queen-rbee/queen-rbee/admission"
 	"github.com/queen-rbee/queen-rbee/hivelifecycle"
 	"github.com/queen-rbee/queen-rbee/metrics"
+	"github.com/queen-rbee/queen-rbee/metrics/correlate"
 	"github.com/queen-rbee/queen-rbee/monitor"
 	"github.com/queen-rbee/queen-rbee/queue"
 	"github.com/queen-rbee/queen-rbee/registry"
@@ -190,7 +191,9 @@ func (q *Queen) done(j *router.Job, r router.Result) {
 	if r.Worker != "" && q.touches.due(r.Worker, r.Completed) {
 		q.reg.Touch(r.Worker, r.Completed, 0)
 	}
-	m := metrics.Request{Operation: j.Surface.String(), Model: j.Model, Status: http.StatusOK, Code: r.Code, Duration: r.Completed.Sub(r.Submitted),
+	e.ended(j, r)
+	q.aborted(j, r)
+	m := metrics.Request{Operation: operations[j.Surface], Model: j.Model, Status: http.StatusOK, Code: r.Code, Duration: r.Completed.Sub(r.Submitted),
 		Prompt: r.PromptTokens, Output: r.TokensOut, Cached: r.CachedTokens}
 	if !r.Started.IsZero() {
 		q.met.QueueWait(q.life, j.Priority, r.Started.Sub(r.Submitted))
@@ -212,13 +215,13 @@ func (q *Queen) done(j *router.Job, r router.Result) {
 	}
 	q.met.RequestDone(q.life, m)
 	if q.log.Enabled(q.life, -4) {
-		q.log.Debug("job", "job", j.ID, "correlation", j.CorrelationID, "state", r.State, "code", r.Code, "worker", r.Worker, "tokens", r.TokensOut)
+		q.log.Debug("job", "job", j.ID, correlate.Key, j.CorrelationID, "state", r.State, "code", r.Code, "worker", r.Worker, "tokens", r.TokensOut)
 	}
 }
 
 // restore takes up a job of an earlier queen.
 func (q *Queen) restore(j *router.Job, e *entry) {
-	q.met.RequestStart(q.life, j.Surface.String())
+	q.met.RequestStart(q.life, operations[j.Surface])
 	e.grant = q.adm.Restore(admission.Request{ID: j.ID, Tenant: j.Tenant, Model: j.Model, PromptTokens: int64(j.PromptTokens), MaxTokens: int64(j.MaxTokens)})
 }
 

@@ -4,9 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -227,10 +229,27 @@ var _ httpserver.Targets = (*targets)(nil)
 
 // Targets implements httpserver.Targets.
 func (t *targets) Targets(context.Context) ([]httpserver.Target, error) {
+	address := t.q.cfg.Listen
+	if a := t.q.address.Load(); a != nil {
+		address = *a
+	}
 	return []httpserver.Target{
-		{Targets: []string{t.q.cfg.Listen}, Labels: map[string]string{"__metrics_path__": "/metrics", "job": "queen"}},
-		{Targets: []string{t.q.cfg.Listen}, Labels: map[string]string{"__metrics_path__": "/metrics/engines", "job": "engines"}},
+		{Targets: []string{address}, Labels: map[string]string{"__metrics_path__": "/metrics", "job": "queen"}},
+		{Targets: []string{address}, Labels: map[string]string{"__metrics_path__": "/metrics/engines", "job": "engines"}},
 	}, nil
+}
+
+// reachable is the address under which others find a listener: this machine's name where it listens everywhere.
+func reachable(a net.Addr) string {
+	t, ok := a.(*net.TCPAddr)
+	if !ok || !t.IP.IsUnspecified() {
+		return a.String()
+	}
+	name, err := os.Hostname()
+	if err != nil {
+		return a.String()
+	}
+	return net.JoinHostPort(name, strconv.Itoa(t.Port))
 }
 
 // bundleDir is where rbee-hive for other platforms lies: beside this program.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/queen-rbee/queen-rbee/admission"
@@ -22,6 +23,7 @@ import (
 	"github.com/queen-rbee/queen-rbee/httpserver/batches"
 	"github.com/queen-rbee/queen-rbee/httpserver/batches/sqlbatches"
 	"github.com/queen-rbee/queen-rbee/metrics"
+	"github.com/queen-rbee/queen-rbee/metrics/correlate"
 	"github.com/queen-rbee/queen-rbee/metrics/prommetrics"
 	"github.com/queen-rbee/queen-rbee/monitor"
 	"github.com/queen-rbee/queen-rbee/provisioner"
@@ -39,6 +41,7 @@ import (
 type Options struct {
 	Version string
 	Log     *slog.Logger
+	Level   *slog.LevelVar // of Log: Reload sets it; nil = it stays
 	// LeaveHives leaves local hives and their workers running when the queen ends, for the next one to adopt.
 	LeaveHives bool
 	// OnDrain is called when Run begins to end; it may be nil.
@@ -87,13 +90,16 @@ type Queen struct {
 	life     context.Context // ends when everything has to stop
 	kill     context.CancelFunc
 	wg       sync.WaitGroup
-	shutdown chan bool // cascade
+	shutdown chan bool              // cascade
+	address  atomic.Pointer[string] // where it listens
 	ready    chan struct{}
 }
 
 // New opens the stores and puts the parts together. Nothing runs yet.
 func New(ctx context.Context, cfg *config.Config, o Options) (_ *Queen, err error) {
-	q := &Queen{cfg: cfg, o: o, log: o.Log, live: newLive(), bus: newBus(), shutdown: make(chan bool, 1), ready: make(chan struct{})}
+	q := &Queen{cfg: cfg, live: newLive(), bus: newBus(), shutdown: make(chan bool, 1), ready: make(chan struct{})}
+	o.Log = slog.New(correlate.New(o.Log.Handler(), q.correlation))
+	q.o, q.log = o, o.Log
 	q.life, q.kill = context.WithCancel(context.WithoutCancel(ctx))
 	defer func() {
 		if err != nil {
@@ -116,11 +122,11 @@ func New(ctx context.Context, cfg *config.Config, o Options) (_ *Queen, err erro
 
 func (q *Queen) newTelemetry(ctx context.Context) (err error) {
 	q.prom, err = prommetrics.New(ctx, prommetrics.Options{Version: q.o.Version, NoPrometheus: !q.cfg.Telemetry.Prometheus,
-		OTLPEndpoint: q.cfg.Telemetry.OTLPEndpoint, OnError: func(err error) { q.log.Warn("telemetry", "error", err) }})
+		OTLPEndpoint: q.cfg.Telemetry.OTLPEndpoint, SampleRatio: q.cfg.Telemetry.SampleRatio, OnError: func(err error) { q.log.Warn("telemetry", "error", err) }})
 	if err != nil {
 		return err
 	}
-	q.met, err = metrics.New(q.prom.Meter(), q.prom.Tracer(), metrics.Options{Version: q.o.Version})
+	q.met, err = metrics.New(q.prom.Meter(), q.prom.Tracer(), metrics.Options{Version: q.o.Version, Remote: q.prom.RemoteTracer()})
 	return err
 }
 
@@ -178,14 +184,16 @@ func (q *Queen) newFleet(ctx context.Context) (err error) {
 		}
 	}})
 	q.mon = monitor.New(&monitorReport{q}, monitor.Options{Logger: q.log, Prober: &hiveProber{q}, Failover: q.failover})
-	q.links = &hiveLinks{log: q.log, reg: q.reg, mon: q.mon, ctx: q.life, links: map[string]*hiveLink{}, workers: map[string]hiveapi.Worker{}}
+	q.links = &hiveLinks{log: q.log, reg: q.reg, mon: q.mon, ctx: q.life, links: map[string]*hiveLink{}, workers: map[string]hiveapi.Worker{}, span: q.remote,
+		dropped: func() { q.met.Evicted(q.life, "file") }}
+	q.links.level.Store(&q.cfg.Log.Level)
 	q.pool = remote.NewPool(remote.Options{Log: q.log, KeyDir: q.cfg.SSH.KeyDir})
 	q.manager, err = hivelifecycle.New(q.links, hivelifecycle.Options{DataDir: q.cfg.DataDir, Connector: &connector{q.pool}, Version: q.o.Version,
 		Log: q.log, LeaveRunning: q.o.LeaveHives, BundleDir: bundleDir(), Events: q.step})
 	if err != nil {
 		return err
 	}
-	q.fleet = &fleet{log: q.log, reg: q.reg, links: q.links, manager: q.manager, src: q.src, mon: q.mon, met: q.met,
+	q.fleet = &fleet{log: q.log, reg: q.reg, links: q.links, manager: q.manager, src: q.src, mon: q.mon, met: q.met, causes: &causes{},
 		engines: q.cfg.Engines, externals: newExternals(q.cfg.Externals), nearGuests: auth.IsLoopback(q.cfg.Listen)}
 	for _, x := range q.fleet.externals {
 		if err := q.reg.PutWorker(x.worker); err != nil {
@@ -255,9 +263,9 @@ func (q *Queen) newRouting(ctx context.Context) error {
 		return err
 	}
 	q.hub = sserelay.NewHub(q.stores.journal, sserelay.Options{Logger: q.log,
-		OnCut:     func(string) { q.met.StreamAborted(q.life, "client") },
+		OnCut:     func(string) { q.met.StreamAborted(q.life, "reader") },
 		OnJournal: func(job string, err error) { q.log.Error("journal", "job", job, "error", err) }})
-	q.door = &schedDoor{s: q.sched, workers: q.fleet.worker, met: q.met, flights: map[string]int{},
+	q.door = &schedDoor{s: q.sched, workers: q.fleet.worker, met: q.met, causes: q.fleet.causes, flights: map[string]int{},
 		needs: func(model string) (scheduler.Need, bool) { n, ok := q.src.Snapshot().Needs[model]; return n, ok }}
 	q.fleet.inFlight = q.door.inFlight
 	idle := &idleWorkers{q}
@@ -272,7 +280,10 @@ func (q *Queen) newRouting(ctx context.Context) error {
 		FirstToken: t.FirstToken.D(), InterToken: t.InterToken.D(), QueueTimeout: q.cfg.Queue.Timeout.D(), Reattach: q.cfg.Queue.Reattach.D(),
 		MaxWaiting: q.cfg.Queue.Max, MaxIdle: 256, LateCommit: true, LoadBase: loadTime(t.Load), NewID: q.q.NewID, Log: q.log, Ready: q.ready,
 		Budget: retry.NewBudget(retry.BudgetOptions{}), Slots: q.src.slots,
-		Hooks: router.Hooks{OnDone: q.done, OnRetry: func(_ *router.Job, _ string, continued bool, _ error) {
+		Hooks: router.Hooks{OnDone: q.done, OnRetry: func(j *router.Job, worker string, continued bool, _ error) {
+			if e := entryOf(j); e != nil {
+				e.trace.Event("worker lost", "worker", worker)
+			}
 			if continued {
 				q.met.Rescued(q.life, "continue")
 			} else {
@@ -346,6 +357,8 @@ func (q *Queen) isReady(context.Context) error {
 // has ended.
 func (q *Queen) Run(ctx context.Context, l net.Listener, serving func()) error {
 	defer q.close()
+	address := reachable(l.Addr())
+	q.address.Store(&address)
 	background := func(name string, fn func(context.Context) error) {
 		q.wg.Go(func() {
 			if err := fn(q.life); err != nil && q.life.Err() == nil {
@@ -454,7 +467,11 @@ func (q *Queen) Reload(ctx context.Context, cfg *config.Config) error {
 		}
 	}
 	q.src.refresh()
-	q.log.Info("configuration reloaded")
+	if q.o.Level != nil {
+		_ = q.o.Level.UnmarshalText([]byte(cfg.Log.Level)) // checked by config
+		q.links.setLevel(cfg.Log.Level)
+	}
+	q.log.Info("configuration reloaded", "log_level", cfg.Log.Level)
 	return nil
 }
 

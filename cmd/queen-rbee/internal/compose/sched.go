@@ -18,6 +18,7 @@ type schedDoor struct {
 	workers func(id string) (router.Worker, bool)
 	needs   func(model string) (scheduler.Need, bool)
 	met     *metrics.Instruments
+	causes  *causes
 
 	mu      sync.Mutex
 	flights map[string]int // requests that were routed to a worker and have not ended
@@ -54,6 +55,7 @@ func (d *schedDoor) Place(ctx context.Context, j *router.Job) (router.Placement,
 	begin := time.Now()
 	dec, rel, err := d.s.Place(ctx, schedJob(j))
 	d.met.ScheduleDuration(ctx, dec.Action.String(), time.Since(begin))
+	d.placed(j, dec, begin, err)
 	if err != nil {
 		return router.Placement{}, err
 	}
@@ -72,6 +74,7 @@ func (d *schedDoor) Pick(ctx context.Context, line []*router.Job) (int, router.P
 	if err != nil || i < 0 {
 		return -1, router.Placement{Action: router.Wait, RetryAfter: dec.Wait}, err
 	}
+	d.placed(line[i], dec, begin, nil)
 	return i, d.placement(line[i], dec, rel), nil
 }
 

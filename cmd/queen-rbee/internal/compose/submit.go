@@ -44,7 +44,7 @@ func (s *submitter) Submit(ctx context.Context, r *httpserver.Request) (httpserv
 			return nil, err
 		}
 	}
-	id := s.q.NewID()
+	begin, id := time.Now(), s.q.NewID()
 	prompt := (r.PromptChars + 3) / 4
 	grant, err := s.adm.Admit(ctx, admission.Request{ID: id, Tenant: r.Identity.Tenant, Model: r.Model, Batch: r.Priority == httpserver.PriorityBatch,
 		PromptTokens: int64(prompt), MaxTokens: int64(r.MaxTokens), Deadline: r.Deadline})
@@ -55,19 +55,22 @@ func (s *submitter) Submit(ctx context.Context, r *httpserver.Request) (httpserv
 		Node: r.Node, Surface: surfaces[r.Surface], Path: r.Path, Body: r.Body, ContentType: r.ContentType, Prompt: r.Prompt, Stream: r.Stream,
 		Inline: !r.Stream && !r.Detach, Detached: r.Detach, Deadline: r.Deadline, Submitted: time.Now(), PromptTokens: prompt, MaxTokens: r.MaxTokens,
 		IdempotencyKey: r.IdempotencyKey, CorrelationID: r.CorrelationID, Traceparent: r.Traceparent, Strip: entry0.Strip, Set: rawValues(entry0.Set)}
-	e := &entry{job: j, grant: grant, fingerprint: r.BodyHash, keep: r.KeepAlive}
+	e := &entry{job: j, grant: grant, fingerprint: r.BodyHash, keep: r.KeepAlive, trace: s.trace(j, begin)}
+	e.trace.Child(metrics.SpanAdmit, begin, j.Submitted, nil, "tenant", j.Tenant)
 	j.Aux = &work{entry: e}
 	s.live.put(id, e)
-	s.met.RequestStart(ctx, j.Surface.String())
+	s.met.RequestStart(ctx, operations[j.Surface])
 	h, err := s.rt.Submit(ctx, j)
 	if err != nil {
 		s.live.drop(id)
 		grant.Settle(admission.Usage{})
-		s.met.RequestDone(ctx, metrics.Request{Operation: j.Surface.String(), Model: j.Model, Status: http.StatusServiceUnavailable, Code: codeOf(err)})
+		e.trace.End(codeOf(err), time.Now())
 		var dup *queue.DuplicateError
 		if errors.As(err, &dup) {
+			s.met.RequestAbandoned(ctx, operations[j.Surface])
 			return s.attach(ctx, dup.First.ID)
 		}
+		s.met.RequestDone(ctx, metrics.Request{Operation: operations[j.Surface], Model: j.Model, Status: statusOf(err), Code: codeOf(err), Duration: time.Since(begin)})
 		if r.IdempotencyKey != "" && errors.Is(err, queue.ErrConflict) {
 			return nil, &codedError{code: "CONFLICT", msg: "this Idempotency-Key was used with another request: take a new key, or send the same request again"}
 		}
@@ -292,6 +295,7 @@ type refused struct {
 	*admission.Refusal
 }
 
+func (r refused) Error() string       { return r.Message } // without the module's name: clients read it
 func (r refused) Header() http.Header { return limitHeaders(r.State) }
 func (r refused) Unwrap() error       { return r.Refusal }
 

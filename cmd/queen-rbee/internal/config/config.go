@@ -128,12 +128,14 @@ type Auth struct {
 type Telemetry struct {
 	Prometheus   bool   `yaml:"prometheus"`
 	OTLPEndpoint string `yaml:"otlp_endpoint"`
+	// SampleRatio is the part of the requests that are traced where the caller did not decide; 0 and 1 are all.
+	SampleRatio float64 `yaml:"sample_ratio"`
 }
 
 // Log of the queen, on stderr.
 type Log struct {
 	Format string `yaml:"format"` // text or json
-	Level  string `yaml:"level"`  // debug, info, warn, error
+	Level  string `yaml:"level"`  // debug, info, warn, error; of the queen and her hives, SIGHUP takes over another one
 }
 
 // SSH bounds what hives may be reached with.
