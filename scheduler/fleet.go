@@ -52,6 +52,7 @@ type model struct {
 	out       outputs
 
 	waiting     int // of the last line
+	taken       int // of them, in the window
 	waitWork    int64
 	lastLoad    int64
 	lastArrival int64

@@ -315,6 +315,70 @@ func nobodyStarves(t *testing.T, submitted func(time.Time) time.Time) {
 	}
 }
 
+// A line of hundreds for a model that can't be loaded yet doesn't keep idle workers from the jobs behind, and
+// once these are done it gets its turn.
+func TestLongLineHidesNobody(t *testing.T) {
+	now := time.Unix(0, 0)
+	snap := &Snapshot{Version: 1, Needs: map[string]Need{"a": {Memory: 8, LoadTime: time.Second}, "b": {Memory: 8, LoadTime: time.Second}},
+		Workers: []Worker{{ID: "w", Node: "h", Device: "0", Model: "b", Memory: 8}}, Hives: []Hive{{Name: "h", Devices: []Device{{ID: "0", Total: 8}}}}}
+	s := New(SourceFunc(func() *Snapshot { return snap }), Options{Now: func() time.Time { return now }, Evictor: takeAll{}})
+	var line []*Job
+	for i := range 400 {
+		line = append(line, &Job{ID: fmt.Sprint("a", i), Model: "a", PromptTokens: 10, Submitted: now})
+	}
+	for i := range 5 {
+		line = append(line, &Job{ID: fmt.Sprint("b", i), Model: "b", PromptTokens: 10, Submitted: now})
+	}
+	for i := range 5 {
+		k, d, rel, err := s.Pick(context.Background(), line)
+		if err != nil || d.Action != Route || d.Worker != "w" {
+			t.Fatalf("%d: %d %+v %v", i, k, d, err)
+		}
+		line = slices.Delete(line, k, k+1)
+		now = now.Add(time.Second)
+		rel.Done()
+	}
+	now = now.Add(time.Minute)
+	if k, d, _, err := s.Pick(context.Background(), line); err != nil || d.Action != Provision || line[k].Model != "a" || len(d.Evict) != 1 {
+		t.Fatalf("%d %+v %v", k, d, err)
+	}
+}
+
+// A worker that was to make way works again when nobody wants its place any more.
+func TestDrainEnds(t *testing.T) {
+	now := time.Unix(0, 0)
+	snap := &Snapshot{Version: 1, Needs: map[string]Need{"a": {Memory: 8, LoadTime: time.Second}, "b": {Memory: 8, LoadTime: time.Second}},
+		Workers: []Worker{{ID: "w", Node: "h", Device: "0", Model: "b", Memory: 8}}, Hives: []Hive{{Name: "h", Devices: []Device{{ID: "0", Total: 8}}}}}
+	s := New(SourceFunc(func() *Snapshot { return snap }), Options{Now: func() time.Time { return now }, Evictor: takeAll{}})
+	_, rel, err := s.Place(context.Background(), &Job{ID: "1", Model: "b", PromptTokens: 10})
+	if err != nil {
+		t.Fatal(err)
+	}
+	now = now.Add(time.Hour) // long past its turn
+	waits := []*Job{{ID: "2", Model: "a", PromptTokens: 10, Submitted: now}}
+	if k, d, _, _ := s.Pick(context.Background(), waits); k >= 0 {
+		t.Fatalf("%+v", d)
+	}
+	if d := s.Decide(&Job{Model: "b", PromptTokens: 10}); d.Action == Route {
+		t.Fatalf("it makes way and gets work still: %+v", d)
+	}
+	rel.Done()
+	next := []*Job{{ID: "3", Model: "b", PromptTokens: 10, Submitted: now}} // the job of a was cancelled
+	if k, d, _, err := s.Pick(context.Background(), next); k != 0 || d.Worker != "w" {
+		t.Fatalf("%d %+v %v", k, d, err)
+	}
+}
+
+// takeAll gives up every candidate.
+type takeAll struct{}
+
+func (takeAll) Plan(_, _ string, need int64, idle []Worker) (ids []string, _ time.Duration, ok bool) {
+	for _, w := range idle {
+		ids, need = append(ids, w.ID), need-w.Memory
+	}
+	return ids, 0, need <= 0
+}
+
 func TestRejections(t *testing.T) {
 	now := time.Unix(100, 0)
 	snap := &Snapshot{Version: 1, Needs: map[string]Need{"big": {Memory: 64 * gib, LoadTime: time.Minute}, "ok": {Memory: gib, LoadTime: time.Minute}},

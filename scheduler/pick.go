@@ -75,6 +75,7 @@ func (s *Scheduler) pickOne(ctx context.Context, line []*Job) (int, Decision, Re
 // choose lays the line out over the workers in rank order and returns the first job whose place is now.
 func (s *Scheduler) choose(ctx context.Context, line []*Job, now int64) (int, Decision) {
 	s.demand(line)
+	s.undrain()
 	items := s.window(line, now)
 	for k := range items {
 		it := &items[k]
@@ -158,7 +159,7 @@ func (s *Scheduler) demand(line []*Job) {
 	s.pick.gen++
 	s.pick.laid = 0
 	for _, m := range s.models {
-		m.waiting, m.waitWork, m.vloads = 0, 0, 0
+		m.waiting, m.waitWork, m.vloads, m.taken = 0, 0, 0, 0
 	}
 	for i, j := range line {
 		if i == demandLimit {
@@ -173,21 +174,33 @@ func (s *Scheduler) demand(line []*Job) {
 // demandLimit bounds how much of the line counts as demand.
 const demandLimit = 4096
 
-// window takes the first jobs of the line. A job counts as having come no earlier than those that the
-// queue's fair order puts before it, so ranking by time never undoes fairness between tenants.
+// window takes the first jobs of the line, and further on the first few of each model that is not among
+// them: a long line for one model that can't be served must not hide what the idle workers of another could
+// do. A job counts as having come no earlier than those that the queue's fair order puts before it, so
+// ranking by time never undoes fairness between tenants.
 func (s *Scheduler) window(line []*Job, now int64) []item {
 	items := s.pick.items[:0]
 	eff := int64(-1 << 61)
 	for i, j := range line {
-		if i >= s.opts.Window {
+		if i == demandLimit || len(items) >= 2*s.opts.Window {
 			break
 		}
 		eff = max(eff, s.submitted(j, now))
-		items = append(items, item{i: i, job: j, m: s.models[j.Model], eff: eff})
+		m := s.models[j.Model]
+		if i >= s.opts.Window && (m == nil || m.taken >= perModel) {
+			continue
+		}
+		if m != nil {
+			m.taken++
+		}
+		items = append(items, item{i: i, job: j, m: m, eff: eff})
 	}
 	s.pick.items = items
 	return items
 }
+
+// perModel is how many jobs of a model the window has at least, where the line has them.
+const perModel = 8
 
 // submitted is when a job came: what it says, else when it was first seen, so that a caller that leaves
 // Submitted out gets the same order, and nobody waits for ever.
@@ -364,7 +377,7 @@ func (s *Scheduler) makeWay(it *item, n Need, now int64) {
 				if w.drainFor == it.m.name {
 					return
 				}
-				if w.External || w.Pinned || w.model.need.Pin || w.evicting > 0 || w.drainFor != "" || w.State != WorkerReady ||
+				if w.model == it.m || w.External || w.Pinned || w.model.need.Pin || w.evicting > 0 || w.drainFor != "" || w.State != WorkerReady ||
 					w.Memory+d.available() < n.Memory || now-w.since < s.turn(w) {
 					continue
 				}
@@ -376,8 +389,23 @@ func (s *Scheduler) makeWay(it *item, n Need, now int64) {
 	}
 	if victim != nil {
 		victim.drainFor = it.m.name
+		s.drained = append(s.drained, victim)
 		s.index.moved(victim)
 	}
+}
+
+// undrain gives work again to the workers that were to make way for a model which no longer needs it: its
+// jobs have left the line, or it has found another place.
+func (s *Scheduler) undrain() {
+	s.drained = slices.DeleteFunc(s.drained, func(w *worker) bool {
+		m := s.models[w.drainFor]
+		if !w.gone && (w.evicting > 0 || m != nil && m.waiting > 0 && m.loads == 0 && s.usable(m) == 0) {
+			return false
+		}
+		w.drainFor = ""
+		s.index.moved(w)
+		return true
+	})
 }
 
 // turn is how long a worker serves its model before another model's line may take its memory: forty loads,

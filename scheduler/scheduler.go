@@ -39,6 +39,7 @@ type Scheduler struct {
 	victims   []Worker
 	fits      []fit
 	pick      picker
+	drained   []*worker // that make way for another model
 	lineLen   int
 	pace      pacing
 	freed     int64 // when a slot was last given back that Pick has not seen yet; 0 = none
