@@ -205,6 +205,26 @@ func (f *theFleet) hiveCrashes(t *testing.T) {
 	f.noOrphans(t)
 }
 
+// hiveStaysAway: a hive that crashes and is not wanted any more leaves no worker behind.
+func (f *theFleet) hiveStaysAway(t *testing.T) {
+	before := f.all(t)
+	if err := syscall.Kill(before[1][0], syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if _, errOut, code := f.rbee("hive", "stop", "gpu1"); code != 0 {
+		t.Fatalf("stop: exit %d: %s", code, errOut)
+	}
+	f.until("no process of the dead hive is left", 10*time.Second, func() bool { return len(f.hosts[1].workerPIDs()) == 0 })
+	if len(f.hosts[2].workerPIDs()) != len(before[2])-1 {
+		t.Errorf("the other host's workers were %v", before[2][1:])
+	}
+	if _, errOut, code := f.rbee("hive", "start", "gpu1"); code != 0 {
+		t.Fatalf("start: exit %d: %s", code, errOut)
+	}
+	f.online("the hive is there again", 10*time.Second, 1)
+	f.infer(t, 1)
+}
+
 // noOrphans: every worker process is one that the queen knows, and the other way round.
 func (f *theFleet) noOrphans(t *testing.T) {
 	t.Helper()
