@@ -75,10 +75,14 @@ func (h *hive) startNetwork(ctx context.Context, c NetworkConfig) (Endpoint, err
 		return ep, err
 	}
 	bin, err := h.install(ctx, t)
-	if err != nil {
-		return Endpoint{}, err
+	var ep Endpoint
+	if err == nil {
+		ep, err = h.launch(ctx, t, c, id, bin)
 	}
-	return h.launch(ctx, t, c, id, bin)
+	if err != nil && ctx.Err() == nil { // no next hive takes over what a former one left
+		h.reapRemote(ctx, t)
+	}
+	return ep, err
 }
 
 func remoteDir(c NetworkConfig, id identity) string {

@@ -118,11 +118,20 @@ if [ -f "$f" ]; then systemctl --user stop ` + unitName(id) + ` >/dev/null 2>&1;
 `
 }
 
+// reapScript ends, with the newest program that is there, the workers that a dead hive of this directory left.
+func reapScript(f facts) string {
+	return `ls ` + quote(f.Dir) + `/workers/*.json >/dev/null 2>&1 || exit 0
+b=$(ls -t ` + quote(f.Bin) + `/` + BinaryName + `-* 2>/dev/null | head -n 1)
+[ -x "$b" ] || { echo "there is no program to end them with"; exit 1; }
+"$b" --data-dir ` + quote(f.Dir) + ` reap`
+}
+
 // signalScript sends a signal to the hive's process group when it is still the hive.
+// `kill -TERM -- -N` is an error in dash; with -s it is what POSIX says.
 func signalScript(pid int, id, sig string) string {
 	p := fmt.Sprint(pid)
 	return `if ` + ourProcess(p, id) + `; then
-  if [ "$(ps -o pgid= -p ` + p + ` 2>/dev/null | tr -d ' ')" = ` + p + ` ]; then kill -` + sig + ` -- -` + p + `; else kill -` + sig + ` ` + p + `; fi
+  if [ "$(ps -o pgid= -p ` + p + ` 2>/dev/null | tr -d ' ')" = ` + p + ` ]; then kill -s ` + sig + ` -- -` + p + `; else kill -s ` + sig + ` ` + p + `; fi
 fi
 exit 0`
 }

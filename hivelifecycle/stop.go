@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os/exec"
+	"path/filepath"
 	"syscall"
 	"time"
 )
@@ -30,6 +32,7 @@ func (h *hive) stopLocal(ctx context.Context, o StopOptions) error {
 		return err
 	}
 	if p == nil {
+		h.reapLocal(ctx, o)
 		h.down(StatusOffline, "stopped")
 		return nil
 	}
@@ -40,12 +43,31 @@ func (h *hive) stopLocal(ctx context.Context, o StopOptions) error {
 		h.m.event(h.name, StepStop, Failed, fmt.Sprintf("Hive %s (pid %d) can't be ended.", h.name, p.pid))
 		return fail(h.name, StepStop, errStillRuns, fmt.Sprintf("look at pid %d", p.pid))
 	}
+	h.reapLocal(ctx, o)
 	h.mu.Lock()
 	h.proc = nil
 	h.mu.Unlock()
 	h.down(StatusOffline, "stopped")
 	h.m.event(h.name, StepStop, Done, fmt.Sprintf("Hive %s has stopped.", h.name))
 	return nil
+}
+
+// reapLocal ends the workers of a hive that died without ending them.
+func (h *hive) reapLocal(ctx context.Context, o StopOptions) {
+	dir := h.m.hiveDir(h.name)
+	left, err := filepath.Glob(filepath.Join(dir, "workers", "*.json"))
+	if err != nil || len(left) == 0 || o.KeepWorkers {
+		return
+	}
+	bin, err := h.m.findBinary(h.local.Binary)
+	if err == nil {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 20*time.Second)
+		defer cancel()
+		_, err = exec.CommandContext(ctx, bin, "--data-dir", dir, "reap").Output()
+	}
+	if err != nil {
+		h.m.event(h.name, StepStop, Failed, fmt.Sprintf("Workers of hive %s may still run: %v.", h.name, err))
+	}
 }
 
 // running finds the process to stop: the one that is watched, or one of an earlier queen that proves its identity.

@@ -45,6 +45,9 @@ func (h *hive) stopNetwork(ctx context.Context, o StopOptions) error {
 			return h.failed(StepStop, err, "check the connection")
 		}
 	}
+	if !o.KeepWorkers {
+		h.reapRemote(ctx, t)
+	}
 	h.down(StatusOffline, "stopped")
 	h.m.event(h.name, StepStop, Done, fmt.Sprintf("Hive %s has stopped.", h.name))
 	h.mu.Lock()
@@ -52,6 +55,19 @@ func (h *hive) stopNetwork(ctx context.Context, o StopOptions) error {
 	h.mu.Unlock()
 	t.close()
 	return nil
+}
+
+// reapRemote ends the workers of a hive that died without ending them. Where there is nothing to end it does nothing.
+func (h *hive) reapRemote(ctx context.Context, t *host) {
+	out, exit, err := t.script(ctx, reapScript(t.facts), nil)
+	if err == nil && exit != 0 {
+		err = fmt.Errorf("status %d: %s", exit, brief([]byte(out)))
+	}
+	if err != nil {
+		h.m.event(h.name, StepStop, Failed, fmt.Sprintf("Workers of hive %s may still run on %s: %v.", h.name, t.target, err))
+	} else if out != "" && out != "ended 0" {
+		h.m.event(h.name, StepStop, Done, fmt.Sprintf("Hive %s had died; processes that it left: %s.", h.name, out))
+	}
 }
 
 // endRemote waits for the process to go, then sends TERM, then KILL, on the machine.

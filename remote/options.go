@@ -2,6 +2,7 @@ package remote
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net"
 	"os"
@@ -28,6 +29,9 @@ type Options struct {
 	Passphrase func(ctx context.Context, keyPath string) ([]byte, error)
 	// Dial replaces the dialling of machines that are reached directly.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	// LookupTimeout bounds finding a host's address; default 4 s. Name servers that do not answer cost no more than that.
+	// It is for the built-in Dial.
+	LookupTimeout time.Duration
 	// DialTimeout bounds connecting and the whole handshake; default 10 s.
 	DialTimeout time.Duration
 	// SessionTimeout bounds the opening of a session or tunnel on a live connection; default 10 s.
@@ -54,6 +58,7 @@ func (o Options) withDefaults() Options {
 			*d = v
 		}
 	}
+	def(&o.LookupTimeout, 4*time.Second)
 	def(&o.DialTimeout, 10*time.Second)
 	def(&o.SessionTimeout, 10*time.Second)
 	def(&o.KeepAlive, 2*time.Second)
@@ -72,7 +77,12 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Dial == nil {
 		d := &net.Dialer{KeepAlive: 15 * time.Second}
-		o.Dial = d.DialContext
+		o.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			if err := lookup(ctx, addr, o.LookupTimeout); err != nil {
+				return nil, err
+			}
+			return d.DialContext(ctx, network, addr)
+		}
 	}
 	if o.AgentSocket == "" {
 		o.AgentSocket = os.Getenv("SSH_AUTH_SOCK")
@@ -81,6 +91,21 @@ func (o Options) withDefaults() Options {
 		o.KnownHosts = []string{inHome(".ssh/known_hosts"), "/etc/ssh/ssh_known_hosts"}
 	}
 	return o
+}
+
+// lookup makes sure in time that a host's name can be resolved at all.
+func lookup(ctx context.Context, addr string, within time.Duration) error {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil || net.ParseIP(host) != nil {
+		return err
+	}
+	bounded, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	_, err = net.DefaultResolver.LookupHost(bounded, host)
+	if err != nil && ctx.Err() == nil && bounded.Err() != nil {
+		return fmt.Errorf("no name server has answered for %s within %s", host, within)
+	}
+	return err
 }
 
 // home is the user's home directory, "" when there is none.

@@ -65,7 +65,7 @@ func insideFleet(t *testing.T, n fleetNet) {
 		{"AddBoth", f.addBoth}, {"Fault16HostKeyChanged", f.keyChanged},
 		{"Fault11NameFails", f.nameFails}, {"Fault17ManyAtOnce", f.many}, {"Fault22Duplicate", f.duplicate}, {"LogsAndDrain", f.logsAndDrain},
 		{"Fault02QueenRestarts", f.queenRestarts}, {"Fault03HiveCrashes", f.hiveCrashes}, {"SSHDDies", f.sshdDies},
-		{"Fault09CutHeals", f.cutHeals}, {"Fault08Fault10Cuts", f.cuts}, {"Upgrade", f.upgrade}, {"Remove", f.remove},
+		{"Fault09CutHeals", f.cutHeals}, {"Fault08Fault10Cuts", f.cuts}, {"Upgrade", f.upgrade}, {"Fault03HiveStaysAway", f.hiveStaysAway}, {"Remove", f.remove},
 		{"DirectMTLS", f.direct},
 	} {
 		ok := t.Run(step.name, func(t *testing.T) {

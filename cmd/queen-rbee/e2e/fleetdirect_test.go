@@ -31,7 +31,7 @@ func (f *theFleet) direct(t *testing.T) {
 	if info, err := os.Stat(ca); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("the queen's authority: %v %v", info, err)
 	}
-	before := f.all(t)
+	before := m.hivePID(t)
 	// whoever has no certificate of hers is refused before a byte of HTTP
 	none := &tls.Config{InsecureSkipVerify: true} //nolint:gosec // a stranger who takes any certificate
 	if _, err := get(t, none, "https://"+addr+"/v1/health"); err == nil || !strings.Contains(err.Error(), "certificate required") {
@@ -49,8 +49,8 @@ func (f *theFleet) direct(t *testing.T) {
 	f.launch(f.addr())
 	f.online("the direct hive is adopted", 15*time.Second, 1)
 	f.infer(t, 1)
-	if after := f.hosts[1].hivePID(t); after != before[1][0] {
-		t.Errorf("hive %d became %d", before[1][0], after)
+	if after := m.hivePID(t); after != before {
+		t.Errorf("hive %d became %d", before, after)
 	}
 	f.otherAuthority(t, ca, b, none, addr)
 	if _, errOut, code := f.rbee("hive", "rm", "gpu1"); code != 0 {

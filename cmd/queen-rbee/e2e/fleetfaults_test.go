@@ -47,7 +47,62 @@ func (f *theFleet) nameFails(t *testing.T) {
 	if took := <-done; took > 5*time.Second {
 		t.Errorf("the reason came after %s", took)
 	}
+	f.blackHole(t)
 	f.refused(t, map[string]any{"node_name": "lost", "mode": "network", "ssh_host": "nosuch.invalid", "ssh_user": "root", "ssh_key_path": f.hosts[1].key}, 502, "nosuch.invalid")
+}
+
+// blackHole: name servers that swallow what they are asked. The reason comes in time all the same, and what the others see
+// is compared with rounds without: the medians of the rounds' p99s. Their ratio is held to 1.2 in the long form.
+func (f *theFleet) blackHole(t *testing.T) {
+	conf, _ := os.ReadFile("/etc/resolv.conf")
+	for line := range strings.Lines(string(conf)) {
+		if f := strings.Fields(line); len(f) == 2 && f[0] == "nameserver" && !strings.HasPrefix(f[1], "127.") {
+			command(t, "ip route replace "+f[1]+" via "+address(1))
+			defer command(t, "ip route del "+f[1]+" via "+address(1))
+		}
+	}
+	rounds, samples := 3, 100
+	if os.Getenv("RBEE_LONG") == "1" {
+		rounds, samples = 9, 400
+	}
+	var quiet, failing []time.Duration
+	for range rounds {
+		quiet = append(quiet, f.p99(t, samples))
+		lost, begun := make(chan struct{}), time.Now()
+		go func() {
+			defer close(lost)
+			if s := f.status("POST", "/v2/registry/beehives/add", `{"node_name":"lost","mode":"network","ssh_host":"nosuch.invalid","ssh_user":"root"}`); s != 502 {
+				t.Errorf("a name that nobody resolves: status %d", s)
+			}
+		}()
+		failing = append(failing, f.p99(t, samples))
+		<-lost
+		if took := time.Since(begun); took > 5*time.Second {
+			t.Errorf("with silent name servers the reason came after %s", took)
+		}
+	}
+	slices.Sort(quiet)
+	slices.Sort(failing)
+	ratio := failing[rounds/2].Seconds() / quiet[rounds/2].Seconds()
+	t.Logf("p99 of the others %s, %s while one hive's name fails: ratio %.2f", quiet[rounds/2], failing[rounds/2], ratio)
+	if os.Getenv("RBEE_LONG") == "1" && ratio > 1.2 {
+		t.Errorf("ratio %.2f, want at most 1.2", ratio)
+	}
+}
+
+// p99 of requests to the other hosts, one after the other.
+func (f *theFleet) p99(t *testing.T, n int) time.Duration {
+	t.Helper()
+	took := make([]time.Duration, n)
+	for i := range took {
+		begun := time.Now()
+		if s := f.status("POST", "/v1/completions", `{"model":"demo","prompt":"hi","max_tokens":2}`); s != 200 {
+			t.Fatalf("a request to the others: status %d", s)
+		}
+		took[i] = time.Since(begun)
+	}
+	slices.Sort(took)
+	return took[n*99/100]
 }
 
 // many: 200 requests at once through one machine's sshd, all answered.
@@ -203,6 +258,26 @@ func (f *theFleet) hiveCrashes(t *testing.T) {
 		t.Errorf("workers %v became %v: not adopted", before[1][1:], after[1][1:])
 	}
 	f.noOrphans(t)
+}
+
+// hiveStaysAway: a hive that crashes and is not wanted any more leaves no worker behind.
+func (f *theFleet) hiveStaysAway(t *testing.T) {
+	before := f.all(t)
+	if err := syscall.Kill(before[1][0], syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if _, errOut, code := f.rbee("hive", "stop", "gpu1"); code != 0 {
+		t.Fatalf("stop: exit %d: %s", code, errOut)
+	}
+	f.until("no process of the dead hive is left", 10*time.Second, func() bool { return len(f.hosts[1].workerPIDs()) == 0 })
+	if len(f.hosts[2].workerPIDs()) != len(before[2])-1 {
+		t.Errorf("the other host's workers were %v", before[2][1:])
+	}
+	if _, errOut, code := f.rbee("hive", "start", "gpu1"); code != 0 {
+		t.Fatalf("start: exit %d: %s", code, errOut)
+	}
+	f.online("the hive is there again", 10*time.Second, 1)
+	f.infer(t, 1)
 }
 
 // noOrphans: every worker process is one that the queen knows, and the other way round.

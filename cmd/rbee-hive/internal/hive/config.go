@@ -20,6 +20,9 @@ import (
 	"github.com/queen-rbee/queen-rbee/hivelifecycle/hiveapi"
 )
 
+// Reap is the subcommand that ends what a hive left that died and does not come back.
+const Reap = "reap"
+
 // SimWorker is the hidden subcommand that runs the simulated engine.
 const SimWorker = "sim-worker"
 
@@ -91,6 +94,9 @@ func parse(args []string, version string, stdin io.Reader, stdout, stderr io.Wri
 		return c, true, err
 	}
 	c.version = version
+	if fs.Arg(0) == Reap && c.dataDir != "" {
+		return c, true, reap(c.dataDir, stdout)
+	}
 	if fs.NArg() > 0 {
 		return c, true, usage(fmt.Errorf("unexpected argument %.80q", fs.Arg(0)))
 	}

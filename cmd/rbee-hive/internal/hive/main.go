@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/queen-rbee/queen-rbee/hivelifecycle/engine"
 	"github.com/queen-rbee/queen-rbee/hivelifecycle/hiveapi"
 	"github.com/queen-rbee/queen-rbee/monitor/sdnotify"
 )
@@ -202,6 +203,23 @@ func (h *Hive) stopWorkers(signals <-chan os.Signal) {
 	if err := h.sup.Close(ctx); err != nil {
 		h.log.Warn("some workers had to be killed", "error", err)
 	}
+}
+
+// reap ends the workers of a hive that died, unless one runs in the directory: then they are its own.
+func reap(dir string, stdout io.Writer) error {
+	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	unlock, err := lock(filepath.Join(dir, "lock"))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), stopBound)
+	defer cancel()
+	n, err := engine.Reap(ctx, filepath.Join(dir, "workers"), 3*time.Second)
+	_, _ = fmt.Fprintln(stdout, "ended", n)
+	return err
 }
 
 // lock makes sure that one hive only runs in a directory; the kernel releases it with the process.
