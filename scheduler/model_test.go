@@ -320,6 +320,17 @@ func nobodyStarves(t *testing.T, submitted func(time.Time) time.Time) {
 func TestLongLineHidesNobody(t *testing.T) {
 	t.Run("native", func(t *testing.T) { longLine(t, nil) })
 	t.Run("basic", func(t *testing.T) { longLine(t, Basic{}) })
+	t.Run("a policy that keeps them waiting", func(t *testing.T) { longLine(t, later{}) })
+}
+
+// later keeps the jobs of a waiting while others do.
+type later struct{ Basic }
+
+func (later) Choose(_ context.Context, v *View, job *Job) (Choice, error) {
+	if job.Model == "a" && v.Waiting("b") > 0 {
+		return Choice{}, nil
+	}
+	return Choice{Native: true}, nil
 }
 
 func longLine(t *testing.T, p Policy) {
