@@ -53,6 +53,7 @@ type model struct {
 
 	waiting     int // of the last line
 	taken       int // of them, in the window
+	asked       int // of them, shown to the policy
 	waitWork    int64
 	lastLoad    int64
 	lastArrival int64

@@ -318,10 +318,26 @@ func nobodyStarves(t *testing.T, submitted func(time.Time) time.Time) {
 // A line of hundreds for a model that can't be loaded yet doesn't keep idle workers from the jobs behind, and
 // once these are done it gets its turn.
 func TestLongLineHidesNobody(t *testing.T) {
+	t.Run("native", func(t *testing.T) { longLine(t, nil) })
+	t.Run("basic", func(t *testing.T) { longLine(t, Basic{}) })
+	t.Run("a policy that keeps them waiting", func(t *testing.T) { longLine(t, later{}) })
+}
+
+// later keeps the jobs of a waiting while others do.
+type later struct{ Basic }
+
+func (later) Choose(_ context.Context, v *View, job *Job) (Choice, error) {
+	if job.Model == "a" && v.Waiting("b") > 0 {
+		return Choice{}, nil
+	}
+	return Choice{Native: true}, nil
+}
+
+func longLine(t *testing.T, p Policy) {
 	now := time.Unix(0, 0)
 	snap := &Snapshot{Version: 1, Needs: map[string]Need{"a": {Memory: 8, LoadTime: time.Second}, "b": {Memory: 8, LoadTime: time.Second}},
 		Workers: []Worker{{ID: "w", Node: "h", Device: "0", Model: "b", Memory: 8}}, Hives: []Hive{{Name: "h", Devices: []Device{{ID: "0", Total: 8}}}}}
-	s := New(SourceFunc(func() *Snapshot { return snap }), Options{Now: func() time.Time { return now }, Evictor: takeAll{}})
+	s := New(SourceFunc(func() *Snapshot { return snap }), Options{Now: func() time.Time { return now }, Evictor: takeAll{}, Policy: p})
 	var line []*Job
 	for i := range 400 {
 		line = append(line, &Job{ID: fmt.Sprint("a", i), Model: "a", PromptTokens: 10, Submitted: now})

@@ -159,7 +159,7 @@ func (s *Scheduler) demand(line []*Job) {
 	s.pick.gen++
 	s.pick.laid = 0
 	for _, m := range s.models {
-		m.waiting, m.waitWork, m.vloads, m.taken = 0, 0, 0, 0
+		m.waiting, m.waitWork, m.vloads, m.taken, m.asked = 0, 0, 0, 0, 0
 	}
 	for i, j := range line {
 		if i == demandLimit {

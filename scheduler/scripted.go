@@ -30,11 +30,14 @@ func (s *Scheduler) scripted(ctx context.Context, job *Job, now int64) (Decision
 	return d, true
 }
 
-// pickScripted asks the policy about each job of the window in the line's order.
+// pickScripted asks the policy about the first jobs of the window in the line's order, and about a few of each
+// model that is not among them.
 func (s *Scheduler) pickScripted(ctx context.Context, items []item, now int64) (int, Decision, bool) {
 	for k := range items {
-		if k >= scriptedWindow {
-			break
+		if m := items[k].m; m != nil && (k < scriptedWindow || m.asked < perModel) {
+			m.asked++
+		} else if k >= scriptedWindow {
+			continue
 		}
 		d, ok := s.scripted(ctx, items[k].job, now)
 		if !ok {
