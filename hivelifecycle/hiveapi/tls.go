@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
 )
 
 // ServerTLS makes a hive's side of mutual TLS out of what its queen handed over: PEM with the hive's certificate, its
@@ -33,12 +34,12 @@ func tlsFault(err error) error {
 	var unknown x509.UnknownAuthorityError
 	var name x509.HostnameError
 	var invalid x509.CertificateInvalidError
-	var alert tls.AlertError
+	var alert *net.OpError
 	var record tls.RecordHeaderError
 	switch {
 	case errors.As(err, &unknown), errors.As(err, &name), errors.As(err, &invalid):
 		return fmt.Errorf("%w: it shows a certificate that this queen did not make for it (%v): stop what listens there, or start the hive again", ErrCertificate, err)
-	case errors.As(err, &alert):
+	case errors.As(err, &alert) && alert.Op == "remote error":
 		return fmt.Errorf("%w: it refuses this queen's certificate (%v): it belongs to another queen, or her hives-ca.pem was replaced: start the hive again", ErrCertificate, err)
 	case errors.As(err, &record):
 		return fmt.Errorf("%w: it does not speak TLS: start the hive again, or set mtls: false for it", ErrCertificate)

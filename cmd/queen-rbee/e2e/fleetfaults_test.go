@@ -61,23 +61,22 @@ func (f *theFleet) blackHole(t *testing.T) {
 			defer command(t, "ip route del "+f[1]+" via "+address(1))
 		}
 	}
-	rounds, samples := 3, 100
+	rounds, samples := 1, 100
 	if os.Getenv("RBEE_LONG") == "1" {
-		rounds, samples = 9, 400
+		rounds, samples = 7, 400
 	}
 	var quiet, failing []time.Duration
 	for range rounds {
 		quiet = append(quiet, f.p99(t, samples))
-		lost, begun := make(chan struct{}), time.Now()
+		lost, begun := make(chan time.Duration, 1), time.Now()
 		go func() {
-			defer close(lost)
 			if s := f.status("POST", "/v2/registry/beehives/add", `{"node_name":"lost","mode":"network","ssh_host":"nosuch.invalid","ssh_user":"root"}`); s != 502 {
 				t.Errorf("a name that nobody resolves: status %d", s)
 			}
+			lost <- time.Since(begun)
 		}()
 		failing = append(failing, f.p99(t, samples))
-		<-lost
-		if took := time.Since(begun); took > 5*time.Second {
+		if took := <-lost; took > 5*time.Second {
 			t.Errorf("with silent name servers the reason came after %s", took)
 		}
 	}
@@ -90,17 +89,23 @@ func (f *theFleet) blackHole(t *testing.T) {
 	}
 }
 
-// p99 of requests to the other hosts, one after the other.
+// p99 of n requests to the other hosts, eight at a time.
 func (f *theFleet) p99(t *testing.T, n int) time.Duration {
 	t.Helper()
 	took := make([]time.Duration, n)
-	for i := range took {
-		begun := time.Now()
-		if s := f.status("POST", "/v1/completions", `{"model":"demo","prompt":"hi","max_tokens":2}`); s != 200 {
-			t.Fatalf("a request to the others: status %d", s)
-		}
-		took[i] = time.Since(begun)
+	var wg sync.WaitGroup
+	for first := range 8 {
+		wg.Go(func() {
+			for i := first; i < n; i += 8 {
+				begun := time.Now()
+				if s := f.status("POST", "/v1/completions", `{"model":"demo","prompt":"hi","max_tokens":2}`); s != 200 {
+					t.Errorf("a request to the others: status %d", s)
+				}
+				took[i] = time.Since(begun)
+			}
+		})
 	}
+	wg.Wait()
 	slices.Sort(took)
 	return took[n*99/100]
 }
