@@ -65,7 +65,7 @@ func (i *Instruments) ObserveFleet(source func() Fleet) (stop func() error, err 
 		}
 		for _, w := range f.Workers {
 			o.ObserveInt64(workers, int64(w.Count), metric.WithAttributes(attribute.String(keyHive, i.hives.value(w.Hive)),
-				attribute.String("model", i.models.value(w.Model)), attribute.String(keyState, i.ops.value(w.State))))
+				attribute.String(keyName, i.models.value(w.Model)), attribute.String(keyState, i.ops.value(w.State))))
 		}
 		return nil
 	}, depth, up, vram, workers)

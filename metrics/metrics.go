@@ -88,7 +88,7 @@ func (i *Instruments) labelSets() {
 	i.bySide = newSets(nil, keySide)
 	i.byPriority = newSets(nil, keyPriority)
 	i.byAction = newSets(nil, keyAction)
-	i.byHive = newSets(nil, keyHive, keyModel)
+	i.byHive = newSets(nil, keyHive, keyName)
 }
 
 func (i *Instruments) histograms() error {

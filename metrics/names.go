@@ -37,6 +37,7 @@ const (
 	keyState     = "state"
 	keyPriority  = "priority"
 	keyHive      = "hive"
+	keyName      = "model" // of our own series, which have no semantic convention
 	keyDevice    = "device"
 	keyOp        = "op"
 	keySide      = "side"

@@ -98,6 +98,7 @@ func TestEverySeriesIsThereAndNoOther(t *testing.T) {
 		`rbee_hive_vram_bytes{device="cpu0",hive="local",state="used"} 60`,
 		`rbee_worker_state{hive="local",model="demo",state="idle"} 1`,
 		`rbee_queue_depth{priority="interactive"} 2`,
+		`rbee_model_load_seconds_count{hive="local",model="demo"} 1`,
 		`rbee_stream_aborted_total{side="client"} 1`,
 		`rbee_requests_active{gen_ai_operation_name="chat"} 0`,
 		`gen_ai_server_request_duration_seconds_count{error_type="WORKER_FAILED",gen_ai_operation_name="chat",gen_ai_provider_name="queen-rbee",gen_ai_request_model="demo",status="5xx"} 1`,

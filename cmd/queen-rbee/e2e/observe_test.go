@@ -173,7 +173,7 @@ func TestPrometheusReadsTheFleet(t *testing.T) {
 	need(t, err == nil, "promtool (test data)")
 	llama, model := llamaServer(t)
 	q := start(t, fmt.Sprintf("engines: {mine: {adapter: llama.cpp, command: [%q, \"-m\", \"{model_path}\", \"--host\", \"127.0.0.1\", \"--port\", \"{port}\", \"-t\", \"1\", \"-tb\", \"1\", \"-np\", \"{slots}\", \"-c\", \"{context}\", \"--metrics\"]}}\nmodels: {stories: {ref: %q, engine: mine, slots: 1, context: 512}}\n", llama, "file:"+model))
-	q.json("POST", "/v1/chat/completions", map[string]any{"model": "stories", "max_tokens": 8, "messages": []map[string]string{{"role": "user", "content": "Once"}}}, nil, 200)
+	q.json("POST", "/v1/chat/completions", map[string]any{"model": "stories", "max_tokens": 8, "stream": true, "messages": []map[string]string{{"role": "user", "content": "Once"}}}, nil, 200)
 
 	page := q.text("/metrics")
 	check := exec.CommandContext(t.Context(), promtool, "check", "metrics")
