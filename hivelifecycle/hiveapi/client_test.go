@@ -310,3 +310,25 @@ func FuzzErrorBody(f *testing.F) {
 		}
 	})
 }
+
+// A large fleet's hives beat less often: the hive is told, and its silence is borne for longer.
+func TestWatchEvery(t *testing.T) {
+	asked := make(chan string, 2)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked <- r.URL.RawQuery
+		http.Error(w, "no", http.StatusTeapot)
+	}))
+	defer srv.Close()
+	c, err := New(srv.URL, token, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for beat, want := range map[time.Duration]string{0: "", 20 * time.Second: "beat=20"} {
+		if err := c.WatchEvery(t.Context(), beat, func(Event) error { return nil }); err == nil {
+			t.Error("a refused watch ended without an error")
+		}
+		if got := <-asked; got != want {
+			t.Errorf("for %s the hive was asked %q, want %q", beat, got, want)
+		}
+	}
+}

@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
+	"strconv"
 	"time"
 )
 
@@ -18,7 +20,19 @@ const maxEvent = 8 << 20
 // every 5 s. It returns fn's error, ctx's, ErrSilent after Options.WatchIdle without a byte, or what broke the stream;
 // never nil. The caller connects again; the new stream begins with the full state.
 func (c *Client) Watch(ctx context.Context, fn func(Event) error) error {
-	return c.stream(ctx, PathWatch, c.o.WatchIdle, func(_ string, data []byte) error {
+	return c.WatchEvery(ctx, 0, fn)
+}
+
+// WatchEvery is Watch with a beat of the caller's choosing, in whole seconds from 5 s to a minute, for a large fleet: the
+// silence after which it gives up is then at least three beats. 0 leaves it to the hive.
+func (c *Client) WatchEvery(ctx context.Context, beat time.Duration, fn func(Event) error) error {
+	var q url.Values
+	idle := c.o.WatchIdle
+	if s := int(beat.Round(time.Second) / time.Second); s > 0 {
+		q = url.Values{"beat": {strconv.Itoa(s)}}
+		idle = max(idle, 3*time.Duration(s)*time.Second)
+	}
+	return c.streamOf(ctx, http.MethodGet, PathWatch, q, nil, idle, func(_ string, data []byte) error {
 		var ev Event
 		if err := json.Unmarshal(data, &ev); err != nil {
 			return fmt.Errorf("%w: watch: %v", ErrProtocol, err)
@@ -142,7 +156,7 @@ func (c *Client) Provision(ctx context.Context, r ProvisionRequest, fn func(Prog
 // InstallEngine has the hive fetch, verify, try and activate a build of an engine, and returns when that is done. fn,
 // when not nil, sees the progress. The former version stays, and stays active when anything fails.
 func (c *Client) InstallEngine(ctx context.Context, p EnginePackage, fn func(Progress)) error {
-	err := c.streamOf(ctx, http.MethodPost, PathEngineInstall, p, c.o.WatchIdle, func(_ string, data []byte) error {
+	err := c.streamOf(ctx, http.MethodPost, PathEngineInstall, nil, p, c.o.WatchIdle, func(_ string, data []byte) error {
 		var pr Progress
 		if err := json.Unmarshal(data, &pr); err != nil {
 			return fmt.Errorf("%w: install: %v", ErrProtocol, err)
@@ -173,17 +187,17 @@ func provisionError(p Progress) error {
 }
 
 func (c *Client) stream(ctx context.Context, path string, idle time.Duration, fn func(name string, data []byte) error) error {
-	return c.streamOf(ctx, http.MethodGet, path, nil, idle, fn)
+	return c.streamOf(ctx, http.MethodGet, path, nil, nil, idle, fn)
 }
 
 // streamOf reads server-sent events and gives each one's name and data to fn. Silence for idle ends it with ErrSilent.
-func (c *Client) streamOf(ctx context.Context, method, path string, in any, idle time.Duration, fn func(name string, data []byte) error) error {
+func (c *Client) streamOf(ctx context.Context, method, path string, q url.Values, in any, idle time.Duration, fn func(name string, data []byte) error) error {
 	sctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	timer := time.AfterFunc(idle, func() { cancel(ErrSilent) })
 	defer timer.Stop()
 	err := func() error {
-		res, err := c.do(sctx, method, path, nil, in, true, "text/event-stream")
+		res, err := c.do(sctx, method, path, q, in, true, "text/event-stream")
 		if err != nil {
 			return err
 		}

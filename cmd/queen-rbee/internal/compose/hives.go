@@ -89,6 +89,9 @@ func (l *hiveLinks) HiveReady(name string, ep hivelifecycle.Endpoint) {
 	l.wg.Go(func() { l.follow(ctx, link) })
 }
 
+// errFleetSize ends a watch whose hive should beat more or less often from now on.
+var errFleetSize = errors.New("the fleet's size has changed: another beat")
+
 // follow reads the watch stream until the link is replaced or the queen ends, reconnecting with a growing pause.
 func (l *hiveLinks) follow(ctx context.Context, link *hiveLink) {
 	defer func() { _ = link.client.Close() }()
@@ -96,8 +99,12 @@ func (l *hiveLinks) follow(ctx context.Context, link *hiveLink) {
 	l.tellLevel(ctx, link)
 	for ctx.Err() == nil {
 		var state hiveapi.State
-		err := link.client.Watch(ctx, func(ev hiveapi.Event) error {
+		beat := l.mon.BeatInterval()
+		err := link.client.WatchEvery(ctx, beat, func(ev hiveapi.Event) error {
 			pause = 100 * time.Millisecond
+			if now := l.mon.BeatInterval(); ev.Kind == hiveapi.EventBeat && (now*4 > beat*5 || now*5 < beat*4) {
+				return errFleetSize
+			}
 			return l.take(link, &state, ev)
 		})
 		if ctx.Err() != nil {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -22,8 +23,21 @@ import (
 	"github.com/queen-rbee/queen-rbee/hivelifecycle/hiveapi"
 )
 
-// beatEvery is how often a watcher hears from the hive when nothing changes.
-const beatEvery = 5 * time.Second
+// beatEvery is how often a watcher hears from the hive when nothing changes; one that has many hives to listen to may ask
+// for less, up to beatMost.
+const (
+	beatEvery = 5 * time.Second
+	beatMost  = time.Minute
+)
+
+// askedBeat is the interval that a watcher asks for.
+func askedBeat(query url.Values) time.Duration {
+	n, err := strconv.Atoi(query.Get("beat"))
+	if err != nil {
+		return beatEvery
+	}
+	return min(max(time.Duration(n)*time.Second, beatEvery), beatMost)
+}
 
 // Hive is one running hive.
 type Hive struct {
@@ -43,7 +57,8 @@ type Hive struct {
 	started   time.Time
 	address   string
 
-	quit     chan struct{} // closed when the hive is to end
+	quit     chan struct{}      // closed when the hive is to end
+	beats    chan time.Duration // a new interval between beats
 	quitOnce sync.Once
 	keep     bool // leave the workers running
 	draining bool
@@ -52,7 +67,7 @@ type Hive struct {
 
 // build puts a hive together and takes over what a former one left.
 func build(ctx context.Context, c config, j *journal, ln, near net.Listener) (*Hive, error) {
-	h := &Hive{c: c, journal: j, level: &slog.LevelVar{}, requests: &requests{}, started: time.Now().UTC(), address: advertised(ln), quit: make(chan struct{})}
+	h := &Hive{c: c, journal: j, level: &slog.LevelVar{}, requests: &requests{}, started: time.Now().UTC(), address: advertised(ln), quit: make(chan struct{}), beats: make(chan time.Duration, 1)}
 	h.level.Set(c.logLevel)
 	h.log = newLogger(j, c, h.level, h.requests.correlation)
 	var err error
@@ -136,12 +151,26 @@ func (h *Hive) refresh(ctx context.Context) {
 	h.feed.publish(hiveapi.Event{Kind: hiveapi.EventBeat, Devices: h.devices.list(ctx), Disk: disk})
 }
 
+// setBeat changes the interval; the last one wins.
+func (h *Hive) setBeat(every time.Duration) {
+	select {
+	case <-h.beats:
+	default:
+	}
+	select {
+	case h.beats <- every:
+	default:
+	}
+}
+
 // beat runs until ctx ends. Without watchers it costs nothing.
 func (h *Hive) beat(ctx context.Context) {
 	t := time.NewTicker(beatEvery)
 	defer t.Stop()
 	for {
 		select {
+		case every := <-h.beats: // of the latest watcher
+			t.Reset(every)
 		case <-t.C:
 			if h.feed.watched() {
 				h.refresh(ctx)

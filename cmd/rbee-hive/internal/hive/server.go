@@ -95,6 +95,9 @@ func (h *Hive) status(w http.ResponseWriter, r *http.Request) {
 func (h *Hive) watch(w http.ResponseWriter, r *http.Request) {
 	watcher, stop := h.feed.watch()
 	defer stop()
+	if q := r.URL.Query(); q.Has("beat") {
+		h.setBeat(askedBeat(q))
+	}
 	s := newStream(w)
 	for {
 		events, resync := watcher.take()
