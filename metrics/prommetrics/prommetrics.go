@@ -32,7 +32,7 @@ type Options struct {
 	NoRuntime    bool              // leave out the go_* and process_* series
 	OTLPEndpoint string            // http(s)://host:port[/path] of an OTLP receiver, "" = no traces
 	OTLPHeaders  map[string]string // sent with each export
-	SampleRatio  float64           // part of the traces that are kept when the caller did not decide, 0 = all
+	SampleRatio  float64           // part of the traces that are kept when the caller did not decide; 1 = all, 0 = at most 100 a second
 	OnError      func(error)       // an export failed; nil = ignored
 }
 
@@ -92,17 +92,14 @@ func (p *Provider) otlp(ctx context.Context, o Options, res *resource.Resource) 
 	if err != nil {
 		return fmt.Errorf("otlp exporter: %w", err)
 	}
-	root := sdktrace.AlwaysSample()
-	if o.SampleRatio > 0 && o.SampleRatio < 1 {
-		root = sdktrace.TraceIDRatioBased(o.SampleRatio)
-	}
+	sampler := sdktrace.ParentBased(root(o.SampleRatio))
 	batch := sdktrace.NewBatchSpanProcessor(reporting{exporter, o.OnError}, sdktrace.WithMaxQueueSize(8192), sdktrace.WithMaxExportBatchSize(1024))
-	p.traces = sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(batch), sdktrace.WithResource(res), sdktrace.WithSampler(sdktrace.ParentBased(root)))
+	p.traces = sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(batch), sdktrace.WithResource(res), sdktrace.WithSampler(sampler))
 	if o.Remote == "" {
 		o.Remote = "rbee-hive"
 	}
 	p.remotes = sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(shared{batch}),
-		sdktrace.WithResource(resource.NewSchemaless(attribute.String("service.name", o.Remote))), sdktrace.WithSampler(sdktrace.ParentBased(root)))
+		sdktrace.WithResource(resource.NewSchemaless(attribute.String("service.name", o.Remote))), sdktrace.WithSampler(sampler))
 	return nil
 }
 

@@ -128,7 +128,7 @@ type Auth struct {
 type Telemetry struct {
 	Prometheus   bool   `yaml:"prometheus"`
 	OTLPEndpoint string `yaml:"otlp_endpoint"`
-	// SampleRatio is the part of the requests that are traced where the caller did not decide; 0 and 1 are all.
+	// SampleRatio is the part of the requests that are traced where the caller did not decide: 1 all, 0 at most 100 a second.
 	SampleRatio float64 `yaml:"sample_ratio"`
 }
 
