@@ -32,7 +32,7 @@ func (q *Queue) held(l Lease) (*entry, error) {
 }
 
 // change stages a change of a held job.
-func (q *Queue) change(ctx context.Context, l Lease, lazy bool, fn func(rec *Record)) (*write, error) {
+func (q *Queue) change(ctx context.Context, l Lease, lazy bool, fn func(rec *Record)) (*Ticket, error) {
 	if err := q.ready(ctx); err != nil {
 		return nil, err
 	}
@@ -44,11 +44,8 @@ func (q *Queue) change(ctx context.Context, l Lease, lazy bool, fn func(rec *Rec
 	}
 	rec := e.rec
 	fn(&rec)
-	return q.stage(e, rec, false, lazy), nil
+	return q.ticket(q.stage(e, rec, false, lazy)), nil
 }
-
-// wait returns after the commit of a write.
-func (q *Queue) wait(ctx context.Context, w *write) error { return (&Ticket{q: q, w: w}).Wait(ctx) }
 
 // Finish ends a held job and returns after the commit. ErrLeaseLost: it was taken over, cancelled or finished.
 // After ErrStorageFull the job is still held and Finish may be called again.
@@ -57,11 +54,11 @@ func (q *Queue) Finish(ctx context.Context, l Lease, r Result) error {
 		return invalid("a job can't finish as %q", r.State)
 	}
 	now := q.o.Clock()
-	w, err := q.change(ctx, l, false, func(rec *Record) { finish(rec, r, now) })
+	t, err := q.change(ctx, l, false, func(rec *Record) { finish(rec, r, now) })
 	if err != nil {
 		return err
 	}
-	return q.wait(ctx, w)
+	return t.Wait(ctx)
 }
 
 // FinishLazy ends a held job without waiting: the change rides on a commit that happens anyway, at most Options.Lazy
@@ -113,9 +110,9 @@ func (q *Queue) Release(ctx context.Context, l Lease, o ReleaseOptions) error {
 	if o.Delay > 0 {
 		notBefore = q.o.Clock().Add(o.Delay)
 	}
-	w := q.giveBack(e, attempt, notBefore, o.Reason)
+	t := q.ticket(q.giveBack(e, attempt, notBefore, o.Reason))
 	q.mu.Unlock()
-	return q.wait(ctx, w)
+	return t.Wait(ctx)
 }
 
 // giveBack puts a running entry into the line again, or ends it after too many attempts. q.mu is held.
@@ -167,9 +164,9 @@ func (q *Queue) End(ctx context.Context, id string, r Result) (Job, error) {
 	}
 	rec := e.rec
 	finish(&rec, r, q.o.Clock())
-	w := q.stage(e, rec, false, false)
+	t := q.ticket(q.stage(e, rec, false, false))
 	q.mu.Unlock()
-	if err := q.wait(ctx, w); err != nil {
+	if err := t.Wait(ctx); err != nil {
 		return Job{}, err
 	}
 	rec.Job.Payload = nil

@@ -16,7 +16,7 @@ func (q *Queue) Recover(ctx context.Context) ([]Job, error) {
 		return nil, err
 	}
 	var out []Job
-	var writes []*write
+	var writes []*Ticket
 	q.mu.Lock()
 	if fresh {
 		for _, k := range slices.Sorted(maps.Keys(q.live)) {
@@ -26,13 +26,13 @@ func (q *Queue) Recover(ctx context.Context) ([]Job, error) {
 			}
 			rec := e.rec
 			rec.Lease = Lease{Job: rec.ID, Holder: q.o.Holder, Fence: rec.Lease.Fence + 1}
-			writes = append(writes, q.stage(e, rec, false, false))
+			writes = append(writes, q.ticket(q.stage(e, rec, false, false)))
 			out = append(out, rec.Job)
 		}
 	}
 	q.mu.Unlock()
 	for _, w := range writes {
-		if err := q.wait(ctx, w); err != nil {
+		if err := w.Wait(ctx); err != nil {
 			return nil, err
 		}
 	}

@@ -27,8 +27,9 @@ func (q *Queue) setPause(ctx context.Context, p Pause, kind OpKind) error {
 	}
 	w := &write{op: Op{Kind: kind, Pause: p}}
 	q.enlist(w)
+	t := q.ticket(w)
 	q.mu.Unlock()
-	if err := q.wait(ctx, w); err != nil {
+	if err := t.Wait(ctx); err != nil {
 		return err
 	}
 	q.mu.Lock()

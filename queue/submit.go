@@ -13,7 +13,11 @@ type Ticket struct {
 	q   *Queue
 	job Job
 	w   *write
+	g   *group // nil: it has none yet
 }
+
+// ticket is for whoever wants to wait for a write that is staged already. q.mu is held.
+func (q *Queue) ticket(w *write) *Ticket { return &Ticket{q: q, w: w, g: w.group} }
 
 // ID is the job's id.
 func (t *Ticket) ID() string { return t.job.ID }
@@ -24,7 +28,10 @@ func (t *Ticket) Job() Job { return t.job }
 // Wait returns after the commit: nil means stored. It can be called by many and again. A cancelled ctx ends the
 // waiting, not the submission.
 func (t *Ticket) Wait(ctx context.Context) error {
-	g := t.q.hurry(t.w)
+	g := t.g
+	if g == nil {
+		g = t.q.hurry(t.w)
+	}
 	select {
 	case <-g.done:
 		return t.w.err
@@ -88,7 +95,9 @@ func (q *Queue) submit(job Job, late bool) (*Ticket, error) {
 		q.timers.push(rec.Deadline, rec.Key, timerDeadline)
 	}
 	w := q.stage(e, rec, true, late)
-	return &Ticket{q: q, job: rec.Job, w: w}, nil
+	t := q.ticket(w)
+	t.job = rec.Job
+	return t, nil
 }
 
 // Enqueue is Submit and Wait.
