@@ -1,6 +1,7 @@
 // Command consumertest proves that each module of the workspace can be used from outside: it packs every module into a
-// file:// module proxy and then, in an empty directory with a fresh module cache, gets, builds and tidies a program that
-// imports it. Commands are installed instead.
+// file:// module proxy and then, in an empty directory with a fresh module cache, gets, tidies and builds a program that
+// imports it. Where docs/embed has a page for the module, the program is the page's: it is run too, and must print what
+// the page says. Commands are installed instead.
 package main
 
 import (
@@ -58,12 +59,20 @@ func run(root string) error {
 	}
 	failed := 0
 	for i, m := range mods {
-		if err := consume(filepath.Join(work, fmt.Sprint("p", i)), m, env); err != nil {
+		pg, err := embedPage(root, m)
+		if err == nil {
+			err = consume(filepath.Join(work, fmt.Sprint("p", i)), m, pg, env)
+		}
+		if err != nil {
 			say("consumer %s: FAILED\n%v\n", m.Path, err)
 			failed++
 			continue
 		}
-		say("consumer %s: gets, builds, tidies\n", m.Path)
+		did := "gets, tidies, builds"
+		if pg.program != "" {
+			did += ", prints what its page says"
+		}
+		say("consumer %s: %s\n", m.Path, did)
 	}
 	if failed > 0 {
 		return fmt.Errorf("%d of %d modules cannot be used from outside", failed, len(mods))
@@ -193,7 +202,7 @@ func environment(work, proxy string) ([]string, error) {
 }
 
 // consume uses one module as somebody else would.
-func consume(dir string, m mod, env []string) error {
+func consume(dir string, m mod, p page, env []string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
@@ -208,25 +217,28 @@ func consume(dir string, m mod, env []string) error {
 	if strings.Contains(m.Path, "/cmd/") || isCommand(m.Dir) {
 		return do("install", m.Path+"@"+version)
 	}
-	pkg := m.Path
 	if !hasPackage(m.Dir) {
 		return fmt.Errorf("the module has no package at its root")
 	}
-	files := map[string]string{
-		"go.mod":  "module example.com/consumer\n\ngo 1.26.0\n",
-		"main.go": "package main\n\nimport _ \"" + pkg + "\"\n\nfunc main() {}\n",
+	program := p.program
+	if program == "" {
+		program = "package main\n\nimport _ \"" + m.Path + "\"\n\nfunc main() {}\n"
 	}
+	files := map[string]string{"go.mod": "module example.com/consumer\n\ngo 1.26.0\n", "main.go": program}
 	for name, text := range files {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
 			return err
 		}
 	}
-	for _, args := range [][]string{{"get", m.Path + "@" + version}, {"build", "-o", os.DevNull, "."}, {"mod", "tidy"}} {
+	for _, args := range [][]string{{"get", m.Path + "@" + version}, {"mod", "tidy"}, {"build", "-o", "consumer", "."}} {
 		if err := do(args...); err != nil {
 			return err
 		}
 	}
-	return nil
+	if p.program == "" {
+		return nil
+	}
+	return runProgram(filepath.Join(dir, "consumer"), p)
 }
 
 // testsOnly says whether a module holds nothing but tests and a package comment.

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/queen-rbee/queen-rbee/scheduler"
 )
 
@@ -257,20 +259,32 @@ func TestSelectWorkerAlone(t *testing.T) {
 	deskOf(t, p).want(t, "its worker", scheduler.Job{Model: "m"}, scheduler.Route, "slow")
 }
 
-// Every helper runs, has its documentation, and is in the README.
-func TestHelpers(t *testing.T) {
+// The README's table of helpers is the registered ones, word for word and in their order.
+func TestHelperTable(t *testing.T) {
 	readme, err := os.ReadFile("README.md")
 	if err != nil {
 		t.Fatal(err)
 	}
+	_, section, _ := strings.Cut(string(readme), "\n## Helpers\n\n")
+	got, _, _ := strings.Cut(section, "\n\n")
+	want, group := "| helper | what |\n|---|---|", ""
+	for _, h := range Helpers() {
+		if h.Group != group {
+			group = h.Group
+			want += "\n| **" + group + "** | |"
+		}
+		want += "\n| `" + h.Usage + "` | " + h.Doc + " |"
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("the table of README.md differs from Helpers(); it must be (-want +got):\n%s", diff)
+	}
+}
+
+// Every helper runs.
+func TestHelpers(t *testing.T) {
 	hs := Helpers()
 	if len(hs) < 40 {
 		t.Errorf("%d helpers: at least 40", len(hs))
-	}
-	for _, h := range hs {
-		if h.Doc == "" || !strings.Contains(string(readme), "`"+h.Usage+"`") {
-			t.Errorf("%s is not documented in README.md as %s", h.Name, h.Usage)
-		}
 	}
 	calls := []string{"cheapest(workers)", "soonest(workers)", "least_loaded(workers)", "least_pending(workers)", "most_cached(workers)", "most_free_slots(workers)", "fastest(workers)",
 		"fastest_decode(workers)", "random_worker(workers)", "sticky(workers, 'k')", "kept(workers)", "idle(workers)", "by_node(workers, 'attic')", "by_label(workers, 'region', 'eu')",
