@@ -65,7 +65,7 @@ func (q *Queue) submit(job Job, late bool) (*Ticket, error) {
 		return nil, err
 	}
 	if rec.IdempotencyKey != "" {
-		if err := q.duplicate(&rec, now); err != nil {
+		if err := q.duplicate(context.Background(), &rec, now); err != nil {
 			return nil, err
 		}
 	}
@@ -110,6 +110,19 @@ func (q *Queue) Enqueue(ctx context.Context, job Job) (Job, error) {
 		return Job{}, err
 	}
 	return t.job, nil
+}
+
+// First says whether a tenant's idempotency key made a job already, in memory or in the store: nil when it did not, a
+// *DuplicateError that carries that job, or ErrConflict when it had another fingerprint. It changes nothing, so that a
+// caller can attach a repeat before it charges for a new job; Submit decides again.
+func (q *Queue) First(ctx context.Context, tenant, key, fingerprint string) error {
+	if key == "" {
+		return nil
+	}
+	if err := q.ready(ctx); err != nil {
+		return err
+	}
+	return q.duplicate(ctx, &Record{Job: Job{Tenant: tenant, IdempotencyKey: key, Fingerprint: fingerprint}}, q.o.Clock())
 }
 
 // Prepare checks a job and fills in what a store's own enqueue (a Tx twin) writes: id, key, state, times.
@@ -186,7 +199,7 @@ func (q *Queue) admits(rec *Record) error {
 }
 
 // duplicate looks for the first job of an idempotency key, in memory and in the store.
-func (q *Queue) duplicate(rec *Record, now time.Time) error {
+func (q *Queue) duplicate(ctx context.Context, rec *Record, now time.Time) error {
 	q.mu.Lock()
 	e := q.idem[[2]string{rec.Tenant, rec.IdempotencyKey}]
 	var first Job
@@ -197,7 +210,7 @@ func (q *Queue) duplicate(rec *Record, now time.Time) error {
 	if e != nil {
 		return same(first, rec.Fingerprint)
 	}
-	found, err := q.store.Find(context.Background(), rec.Tenant, rec.IdempotencyKey, now.Add(-q.o.IdempotencyWindow))
+	found, err := q.store.Find(ctx, rec.Tenant, rec.IdempotencyKey, now.Add(-q.o.IdempotencyWindow))
 	switch {
 	case errors.Is(err, ErrNotFound):
 		return nil

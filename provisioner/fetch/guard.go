@@ -84,6 +84,11 @@ func checkPeer(addr netip.Addr) error {
 	if plain.IsLinkLocalUnicast() || plain.IsMulticast() || plain.IsUnspecified() || plain == netip.MustParseAddr("fd00:ec2::254") {
 		return &BlockedError{Address: addr.String(), Why: "link-local, metadata or multicast"}
 	}
+	for _, prefix := range []string{"0.0.0.0/8", "240.0.0.0/4", "::/96", "64:ff9b::/96", "64:ff9b:1::/48", "2001::/32", "2002::/16"} {
+		if !plain.IsLoopback() && netip.MustParsePrefix(prefix).Contains(plain) { // could lead to any IPv4 address, or to this machine
+			return &BlockedError{Address: addr.String(), Why: "reserved, or an IPv4 address hidden in IPv6"}
+		}
+	}
 	return nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"math"
 	"net/http"
 	"strconv"
@@ -35,6 +36,9 @@ var _ httpserver.Submitter = (*submitter)(nil)
 
 // Submit implements httpserver.Submitter.
 func (s *submitter) Submit(ctx context.Context, r *httpserver.Request) (httpserver.Job, error) {
+	if err := s.q.First(ctx, r.Identity.Tenant, r.IdempotencyKey, r.BodyHash); err != nil { // a repeat costs nothing and is not refused
+		return s.repeat(ctx, err)
+	}
 	entry0, err := s.resolve(r.Model)
 	if err != nil {
 		return nil, err
@@ -65,14 +69,13 @@ func (s *submitter) Submit(ctx context.Context, r *httpserver.Request) (httpserv
 		s.live.drop(id)
 		grant.Settle(admission.Usage{})
 		e.trace.End(codeOf(err), time.Now())
-		var dup *queue.DuplicateError
-		if errors.As(err, &dup) {
+		if errors.Is(err, queue.ErrDuplicate) {
 			s.met.RequestAbandoned(ctx, operations[j.Surface])
-			return s.attach(ctx, dup.First.ID)
+			return s.repeat(ctx, err)
 		}
 		s.met.RequestDone(ctx, metrics.Request{Operation: operations[j.Surface], Model: j.Model, Status: statusOf(err), Code: codeOf(err), Duration: time.Since(begin)})
-		if r.IdempotencyKey != "" && errors.Is(err, queue.ErrConflict) {
-			return nil, &codedError{code: "CONFLICT", msg: "this Idempotency-Key was used with another request: take a new key, or send the same request again"}
+		if r.IdempotencyKey != "" {
+			return s.repeat(ctx, err)
 		}
 		return nil, err
 	}
@@ -96,6 +99,28 @@ func rawValues(set map[string]any) map[string]string {
 		}
 	}
 	return out
+}
+
+// repeat answers a request whose idempotency key the queue knows: with the first job, or with why that can't be.
+func (s *submitter) repeat(ctx context.Context, err error) (httpserver.Job, error) {
+	var dup *queue.DuplicateError
+	switch {
+	case errors.As(err, &dup):
+		j, err := s.attach(ctx, dup.First.ID)
+		if err == nil || !errors.Is(err, sserelay.ErrNotFound) {
+			return j, err
+		}
+		state := dup.First.State
+		if rec, err := s.q.Get(ctx, dup.First.ID); err == nil {
+			state = rec.State
+		}
+		return nil, &codedError{code: "CONFLICT", msg: fmt.Sprintf("this Idempotency-Key made job %s, which is %s and whose events are no longer kept: "+
+			"GET /v2/tasks/%s says how it ended; take a new key to run the request again", dup.First.ID, state, dup.First.ID),
+			facts: map[string]any{"job_id": dup.First.ID, "state": state}}
+	case errors.Is(err, queue.ErrConflict):
+		return nil, &codedError{code: "CONFLICT", msg: "this Idempotency-Key was used with another request: take a new key, or send the same request again"}
+	}
+	return nil, err
 }
 
 // attach gives a reader for a job that was submitted before: live, finished, or found at start. A job that ends at this
