@@ -26,7 +26,8 @@ type Options struct {
 	BatchShare int
 	// Weight is a tenant's share inside a priority class; nil or a result below 1 means 1.
 	Weight func(tenant string) int
-	// Pace is the least time between the starts of two commits while there is load: 2 ms when zero, none below
+	// Pace is the least time between the starts of two commits while there is load, or four times what the last one took
+	// where that is less: 2 ms when zero, none below
 	// zero. An idle queue commits at once.
 	Pace time.Duration
 	// Lazy is how long a FinishLazy may wait for a commit that happens anyway: 50 ms when zero.

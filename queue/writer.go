@@ -140,12 +140,17 @@ func (q *Queue) take() *group {
 	return g
 }
 
+// paceShare bounds the pause between commits by what a commit takes: where the disk is fast, waiting for a larger group
+// costs its callers more than it saves.
+const paceShare = 4
+
 // run is the writer: it commits groups and keeps time.
 func (q *Queue) run() {
 	defer close(q.done)
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	var began time.Time
+	var took time.Duration
 	var size int
 	nextPurge := time.Now().Add(time.Second)
 	for {
@@ -168,7 +173,7 @@ func (q *Queue) run() {
 			}
 			continue
 		}
-		if pause := q.o.Pace - time.Since(began); size > 1 && pause > 0 {
+		if pause := min(q.o.Pace, paceShare*took) - time.Since(began); size > 1 && pause > 0 {
 			timer.Reset(pause)
 			select {
 			case <-timer.C:
@@ -181,6 +186,7 @@ func (q *Queue) run() {
 		q.mu.Unlock()
 		size = len(g.writes)
 		q.commit(g)
+		took = time.Since(began)
 	}
 }
 
