@@ -102,8 +102,9 @@ func (r *run) once(ctx context.Context, l inputLine, key string) (*httpserver.Re
 	job, err := r.submitter.Submit(ctx, req)
 	if err != nil {
 		var coder httpserver.Coder
-		if errors.As(err, &coder) && coder.Code() == httpserver.CodeJobNotFound { // it ran, and a crash took its answer
-			return nil, &jobError{err}
+		// it ran, and a crash took its answer; nobody else has used this key for another body
+		if errors.As(err, &coder) && (coder.Code() == httpserver.CodeJobNotFound || coder.Code() == httpserver.CodeConflict) {
+			return nil, &jobError{&httpserver.Error{ErrCode: httpserver.CodeJobNotFound, Message: err.Error()}}
 		}
 		return nil, err
 	}
