@@ -65,6 +65,9 @@ func (s *Stream) emitBurst(b *burst) error {
 
 // bufferAll journals a burst, whose readers get it whatever happens to the journal.
 func (s *Stream) bufferAll(b *burst) {
+	if s.state.lost {
+		return
+	}
 	bulk := s.hub.bulk
 	if bulk == nil || len(b.metas) == 1 {
 		at := 0

@@ -47,6 +47,8 @@ type copier struct {
 	s       *Stream
 	ctx     context.Context
 	o       CopyOptions
+	body    io.ReadCloser
+	stop    func() bool
 	p       *Parser
 	watch   *watchdog
 	out     Outcome
@@ -59,7 +61,11 @@ type copier struct {
 	like    likeness
 	burst   *burst // nil while the worker is silent
 	batch   int    // frames of a detached stream since the readers were woken
-	err     error  // of a burst
+	polled  Polled // the body, once it is not waited for
+	polls   Polled // the body, if that is possible
+	choked  bool   // the readers can't keep up
+	then    func(Outcome, error)
+	err     error // of a burst
 }
 
 // Copy reads a worker's streamed answer to its end and emits its frames. It closes body; one with a method Done() is told
@@ -68,30 +74,46 @@ type copier struct {
 // answer was complete; else ErrFirstTimeout, ErrStalled, ErrTruncated (a clean or a broken end without the protocol's
 // end), *WorkerError, *ProtocolError, *LimitError, the error of Hold, or the context's.
 func (s *Stream) Copy(ctx context.Context, body io.ReadCloser, o CopyOptions) (Outcome, error) {
-	c := &copier{s: s, ctx: ctx, o: o}
+	c := s.newCopier(ctx, body, o)
+	defer c.close()
+	return c.result(c.run())
+}
+
+// newCopier begins to watch over the body.
+func (s *Stream) newCopier(ctx context.Context, body io.ReadCloser, o CopyOptions) *copier {
+	c := &copier{s: s, ctx: ctx, o: o, body: body}
 	c.watch = newWatchdog(body, o.FirstTimeout)
-	stop := context.AfterFunc(ctx, func() {
+	c.stop = context.AfterFunc(ctx, func() {
 		body.Close()
 		s.interrupt()
 	})
-	defer func() {
-		stop()
-		c.watch.stop()
-		body.Close()
-	}()
 	s.wmu.Lock()
 	c.base = s.state.tokens
 	s.wmu.Unlock()
 	if o.Continuation != nil {
 		c.seam = s.newSeam(ctx, o.Continuation)
 	}
-	err := c.run(body)
+	return c
+}
+
+// close ends what newCopier began.
+func (c *copier) close() {
+	c.stop()
+	c.watch.stop()
+	c.body.Close()
+	if c.p != nil {
+		c.p.release()
+	}
+}
+
+// result is what Copy returns after an end with this error.
+func (c *copier) result(err error) (Outcome, error) {
 	c.flush()
 	if err == nil {
 		err = c.err
 	}
-	if cause := ctx.Err(); cause != nil && err != nil {
-		err = context.Cause(ctx)
+	if cause := c.ctx.Err(); cause != nil && err != nil {
+		err = context.Cause(c.ctx)
 	} else if w := c.watch.expired(); w != nil && err != nil {
 		err = w
 	}
@@ -102,28 +124,47 @@ func (s *Stream) Copy(ctx context.Context, body io.ReadCloser, o CopyOptions) (O
 	return c.out, err
 }
 
-func (c *copier) run(body io.Reader) error {
+// Read notes when the worker spoke.
+func (c *copier) Read(p []byte) (int, error) {
+	n, err := c.body.Read(p)
+	if n > 0 {
+		c.watch.touch()
+	}
+	return n, err
+}
+
+func (c *copier) run() error {
 	if c.o.Protocol == Raw || c.o.Protocol == Bytes {
 		if err := c.header(); err != nil {
 			return err
 		}
 	}
 	if c.o.Protocol == Bytes {
-		return c.pieces(body)
+		return c.pieces()
 	}
-	c.p = NewParser(body, ParserOptions{MaxLine: c.s.hub.o.MaxLine, MaxEvent: c.s.hub.o.MaxEvent, Before: c.flush})
+	c.p = NewParser(c, ParserOptions{MaxLine: c.s.hub.o.MaxLine, MaxEvent: c.s.hub.o.MaxEvent, Before: c.pass})
+	return c.events()
+}
+
+// events takes in what comes, until the end or, where the body is polled, until there is nothing now.
+func (c *copier) events() error {
 	for !c.ended {
 		ev, err := c.p.Next()
+		if errors.Is(err, errAgain) {
+			return err
+		}
 		if err != nil {
 			return c.eof(err)
 		}
-		c.watch.touch()
 		if err := c.event(ev); err != nil {
 			return err
 		}
+		if c.choked {
+			return errChoked
+		}
 	}
 	c.out.Complete = true
-	if d, ok := body.(interface{ Done() }); ok {
+	if d, ok := c.body.(interface{ Done() }); ok {
 		d.Done()
 	}
 	return nil
@@ -286,12 +327,11 @@ func (c *copier) header() error {
 }
 
 // pieces relays a body that is no event stream.
-func (c *copier) pieces(body io.Reader) error {
+func (c *copier) pieces() error {
 	buf := make([]byte, 16<<10)
 	for {
-		n, err := body.Read(buf)
+		n, err := c.Read(buf)
 		if n > 0 {
-			c.watch.touch()
 			if e := c.emit(newMeta(KindData, Bytes, 0, 0), buf[:n]); e != nil {
 				return e
 			}
@@ -331,12 +371,21 @@ func (c *copier) emit(m Meta, data []byte) error {
 	c.dirty = true
 	if c.burst.full() {
 		c.flush()
-		if c.s.crowded() {
-			c.s.waitForReaders(c.ctx)
-			c.watch.touch() // that was not the worker's silence
-		}
+		c.pressure()
 	}
 	return c.err
+}
+
+// pressure holds the worker back for readers that can't keep up.
+func (c *copier) pressure() {
+	switch {
+	case !c.s.crowded():
+	case c.polled != nil:
+		c.choked = true
+	default:
+		c.s.waitForReaders(c.ctx)
+		c.watch.touch() // that was not the worker's silence
+	}
 }
 
 // emitOne emits a frame that may not wait for others: of a detached stream, or a large one.
@@ -353,10 +402,7 @@ func (c *copier) emitOne(m Meta, data []byte) error {
 	c.dirty = true
 	if c.batch++; c.batch >= 64 || c.out.Frames&7 == 0 && s.crowded() {
 		c.flush()
-		if s.crowded() {
-			s.waitForReaders(c.ctx)
-			c.watch.touch()
-		}
+		c.pressure()
 	}
 	return err
 }
@@ -379,22 +425,27 @@ func (c *copier) begin() error {
 	return nil
 }
 
-// flush wakes the readers if there is anything new.
+// flush passes on whatever is new.
 func (c *copier) flush() {
 	if c.dirty {
-		c.dirty, c.batch = false, 0
-		if b := c.burst; b != nil {
-			if c.err == nil {
-				c.err = c.s.emitBurst(b)
-			}
-			b.reset()
-			c.burst = nil
-			c.s.hub.bursts.Put(b)
-		}
+		c.intake()
 		if !c.s.o.Detached && c.s.watched() { // a detached one's frames are appended, not buffered
 			c.s.hub.flush()
 		}
 		c.s.flush()
+	}
+}
+
+// intake gives the stream what came.
+func (c *copier) intake() {
+	c.dirty, c.batch = false, 0
+	if b := c.burst; b != nil {
+		if c.err == nil {
+			c.err = c.s.emitBurst(b)
+		}
+		b.reset()
+		c.burst = nil
+		c.s.hub.bursts.Put(b)
 	}
 }
 

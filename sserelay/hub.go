@@ -65,6 +65,10 @@ type Hub struct {
 	streams map[string]*Stream
 	buffers sync.Pool // of *[]byte: readers' output
 	bursts  sync.Pool // of *burst
+	reads   sync.Pool // of *[]byte: parsers' input
+	due     sync.Mutex
+	fed     []*Stream // streams with frames that are not passed on yet
+	spare   []*Stream
 	expiry  sync.Mutex
 	over    []expiring // finished streams that are still in memory, the oldest first
 }

@@ -18,7 +18,7 @@ type loan struct {
 	taking func(uint64, Meta, []byte) bool // server.take: a method value costs an allocation each time it is made
 	gone   bool                            // the server is finished
 	result error
-	turn   uint64 // loans so far; guarded by the stream's mu
+	loans  uint64 // so far; guarded by the stream's mu
 	lent   bool   // guarded by the stream's mu
 }
 
@@ -50,7 +50,7 @@ func (sv *server) pump() (done bool, err error) {
 		if done, err := sv.step(p); done || err != nil {
 			return true, err
 		}
-		if !p.more {
+		if !p.more || sv.stuck {
 			return false, nil
 		}
 		if err := sv.ctx.Err(); err != nil {
@@ -61,16 +61,27 @@ func (sv *server) pump() (done bool, err error) {
 
 // flush brings frames that were published without a wake to the readers.
 func (s *Stream) flush() {
+	var room [4]*server
 	s.mu.Lock()
-	sv := s.borrow()
-	if sv == nil {
-		s.wake(true)
-	}
+	lent := s.borrow(room[:0])
 	s.mu.Unlock()
-	if sv == nil {
+	for _, sv := range lent {
+		s.serve(sv)
+	}
+}
+
+// serve passes what is new to a reader whose server was borrowed.
+func (s *Stream) serve(sv *server) {
+	done, err := sv.pump()
+	if sv.conn != nil {
+		if sv.stuck && err == nil {
+			go sv.unstick(done)
+			return
+		}
+		sv.conclude(done, err)
+		sv.restore()
 		return
 	}
-	done, err := sv.pump()
 	s.mu.Lock()
 	sv.lent = false
 	if done || err != nil {
@@ -81,22 +92,26 @@ func (s *Stream) flush() {
 	sv.own.Unlock()
 }
 
-// borrow returns the only reader's server if it waits, with own held; mu is held.
-func (s *Stream) borrow() *server {
-	if s.o.Detached || len(s.readers) != 1 {
-		return nil
+// borrow collects the servers that the writing side may use, with own held, and wakes the other readers; mu is held. A
+// connection that was taken over never makes it wait; any other only where nothing but its own worker waits then.
+func (s *Stream) borrow(lent []*server) []*server {
+	alone := !s.o.Detached && !s.parked && len(s.readers) == 1
+	for _, r := range s.readers {
+		sv := r.sv
+		if sv == nil || sv.conn == nil && !alone || !sv.own.TryLock() {
+			s.wakeOne(r)
+			continue
+		}
+		if sv.gone {
+			sv.own.Unlock()
+			s.wakeOne(r)
+			continue
+		}
+		sv.lent = true
+		sv.loans++
+		lent = append(lent, sv)
 	}
-	sv := s.readers[0].sv
-	if sv == nil || !sv.own.TryLock() {
-		return nil
-	}
-	if sv.gone {
-		sv.own.Unlock()
-		return nil
-	}
-	sv.lent = true
-	sv.turn++
-	return sv
+	return lent
 }
 
 // interrupt cuts a reader in whose connection the writing side is stuck, so that a cancelled job ends.
@@ -106,8 +121,8 @@ func (s *Stream) interrupt() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		for _, r := range s.readers {
-			if r.sv != nil && r.sv.lent {
-				return r.sv, r.sv.turn
+			if r.sv != nil && r.sv.lent && r.sv.conn == nil { // one that was taken over holds nobody up
+				return r.sv, r.sv.loans
 			}
 		}
 		return nil, 0

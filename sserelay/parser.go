@@ -36,6 +36,10 @@ type Parser struct {
 	hungry    bool // the last read filled the buffer: a larger one saves reads
 	bomDone   bool
 	err       error
+	again     bool // Next goes on with the block that it left at errAgain
+	polled    bool // the reader gives nothing and no error instead of waiting
+	lend      *Hub // where buf comes from, when polled
+	box       *[]byte
 	dead      error  // a bound was exceeded: nothing more is parsed
 	data      []byte // joined data lines, used when there is more than one
 	dataLines int
@@ -49,6 +53,7 @@ type Parser struct {
 
 const (
 	firstBuffer = 1 << 10
+	lentBuffer  = 32 << 10
 	maxBuffer   = 64 << 10 // beyond it only a long event makes the buffer grow
 )
 
@@ -75,7 +80,10 @@ func (p *Parser) Next() (Event, error) {
 	if p.dead != nil {
 		return Event{}, p.dead
 	}
-	p.reset(p.pos)
+	if !p.again {
+		p.reset(p.pos)
+	}
+	p.again = false
 	for {
 		if ev, ok, err := p.scan(); ok || err != nil {
 			return ev, err
@@ -83,10 +91,55 @@ func (p *Parser) Next() (Event, error) {
 		if p.err != nil {
 			return Event{}, p.err
 		}
-		if err := p.fill(); err != nil {
+		switch err := p.fill(); {
+		case errors.Is(err, errAgain):
+			p.again = true
+			p.giveBack()
+			return Event{}, errAgain
+		case err != nil:
 			p.err = err
 		}
 	}
+}
+
+// errAgain says that a polled reader has nothing now.
+var errAgain = errors.New("nothing to read now")
+
+// poll has the parser ask for nothing that would have to be waited for, and hold a buffer of the hub's only while there is
+// something in it.
+func (p *Parser) poll(h *Hub) {
+	p.polled, p.lend = true, h
+	if old := p.buf; cap(old) < lentBuffer {
+		p.take()
+		p.buf = append(p.buf, old...)
+	}
+}
+
+// giveBack lets go of an empty buffer.
+func (p *Parser) giveBack() {
+	if p.start == len(p.buf) && len(p.data) == 0 {
+		p.release()
+		p.start, p.pos, p.line = 0, 0, 0
+	}
+}
+
+// release lets go of the buffer, and of the event in it.
+func (p *Parser) release() {
+	if p.box != nil {
+		*p.box = (*p.box)[:0]
+		p.lend.reads.Put(p.box)
+	}
+	p.box, p.buf, p.data = nil, nil, nil
+}
+
+// take gets a buffer for a parser that has none.
+func (p *Parser) take() {
+	p.box, _ = p.lend.reads.Get().(*[]byte)
+	if p.box == nil {
+		b := make([]byte, 0, lentBuffer)
+		p.box = &b
+	}
+	p.buf = (*p.box)[:0]
 }
 
 // reset begins a new block at offset at.
@@ -103,6 +156,9 @@ func (p *Parser) reset(at int) {
 
 // fill makes room and reads once.
 func (p *Parser) fill() error {
+	if p.lend != nil && p.buf == nil {
+		p.take()
+	}
 	full := len(p.buf) == cap(p.buf)
 	if full && p.start > 0 && (!p.hungry || cap(p.buf) >= maxBuffer) {
 		n := copy(p.buf, p.buf[p.start:])
@@ -114,7 +170,7 @@ func (p *Parser) fill() error {
 	if len(p.buf) == cap(p.buf) {
 		next := make([]byte, len(p.buf)-p.start, max(firstBuffer, 2*cap(p.buf)))
 		copy(next, p.buf[p.start:])
-		p.buf = next
+		p.buf, p.box = next, nil
 		p.line -= p.start
 		p.pos -= p.start
 		p.start = 0
@@ -134,6 +190,8 @@ func (p *Parser) fill() error {
 			return nil
 		case err != nil:
 			return err
+		case p.polled:
+			return errAgain
 		case empty > 100:
 			return io.ErrNoProgress
 		}

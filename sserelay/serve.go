@@ -14,6 +14,7 @@ const maxBatch = 32 << 10
 // server is one run of Serve.
 type server struct {
 	loan
+	taken
 	s          *Stream
 	v          View
 	o          *Options
@@ -41,10 +42,16 @@ type server struct {
 // Serve writes the stream to one reader until its end, the reader's leaving, or the context's end. The headers
 // go out with the first event or after Options.HoldHeaders; an error before that is returned with nothing written, so
 // that the caller can answer with a status; a later one is told in-band and Serve returns nil. ErrSlowReader means
-// that the reader was cut, ErrAborted that the caller must cut the connection, any other error that the reader has gone.
+// that the reader was cut, ErrAborted that the caller must cut the connection, ErrTaken that the connection is not the caller's any more, any other error that
+// the reader has gone.
 func (s *Stream) Serve(ctx context.Context, w http.ResponseWriter, v View) error {
 	r := s.join(false)
-	defer s.leave(r)
+	staying := false
+	defer func() {
+		if !staying {
+			s.leave(r)
+		}
+	}()
 	skip, err := parseLastEventID(v.LastEventID)
 	if err != nil {
 		return err
@@ -58,8 +65,11 @@ func (s *Stream) Serve(ctx context.Context, w http.ResponseWriter, v View) error
 	sv.joinEnd, sv.recover = s.next, s.restored > 0
 	sv.known = max(s.restored, s.delivered[v.Format])
 	s.mu.Unlock()
-	defer sv.release()
-	return sv.run(ctx)
+	err = sv.run(ctx)
+	if staying = errors.Is(err, ErrTaken); !staying {
+		sv.release()
+	}
+	return err
 }
 
 func (sv *server) run(ctx context.Context) error {
@@ -74,7 +84,11 @@ func (sv *server) run(ctx context.Context) error {
 	timer := time.NewTimer(sv.wait())
 	defer timer.Stop()
 	sv.lend(ctx)
-	defer sv.takeBack()
+	defer func() {
+		if sv.conn == nil {
+			sv.takeBack()
+		}
+	}()
 	for {
 		if sv.gone {
 			return sv.result
@@ -82,10 +96,16 @@ func (sv *server) run(ctx context.Context) error {
 		if done, err := sv.pump(); done || err != nil {
 			return err
 		}
+		if sv.mayTake(time.Now()) && sv.takeOver() {
+			return ErrTaken
+		}
 		sv.own.Unlock()
 		select {
 		case <-sv.r.wake:
 			sv.own.Lock()
+			if sv.headers && sv.v.TakeOver != nil {
+				timer.Reset(sv.wait())
+			}
 		case <-timer.C:
 			sv.own.Lock()
 			if err := sv.tick(); err != nil {
@@ -229,6 +249,9 @@ func (sv *server) wait() time.Duration {
 	if !sv.headers {
 		due = sv.begun.Add(sv.o.HoldHeaders)
 	}
+	if sv.v.TakeOver != nil && sv.headers {
+		due = sv.begun.Add(takeAfter)
+	}
 	if sv.ephDue {
 		if at := sv.ephAt.Add(time.Second); at.Before(due) {
 			due = at
@@ -285,12 +308,21 @@ func (sv *server) open() error {
 	}
 	sv.headers = true
 	sv.arm()
+	if sv.v.TakeOver != nil {
+		select {
+		case sv.r.wake <- struct{}{}: // whoever writes, the reader's goroutine has to know when it may go
+		default:
+		}
+	}
 	sv.w.WriteHeader(status)
 	return sv.settle(sv.rc.Flush())
 }
 
 // write sends the collected bytes.
 func (sv *server) write() error {
+	if sv.conn != nil {
+		return sv.send()
+	}
 	if !sv.headers {
 		if err := sv.open(); err != nil {
 			return err

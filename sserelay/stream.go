@@ -24,6 +24,7 @@ type Stream struct {
 	readers   []*reader
 	room      chan struct{} // a reader moved while the writer waits
 	waiting   bool
+	parked    bool // the writing side must not be held up
 	idle      chan struct{}
 	idleShut  bool
 	onIdle    func()
@@ -51,6 +52,7 @@ type writerState struct {
 	refuse  bool // something that a continuation can't carry was emitted
 	data    int  // data frames
 	body    bool
+	lost    bool // the journal missed a frame
 }
 
 // ident is the identity of a worker's stream, as raw JSON values.
@@ -149,6 +151,9 @@ func (s *Stream) emit(ctx context.Context, m Meta, data []byte, wake bool) error
 
 // buffer journals a frame of an attached stream, whose readers get it whatever happens to the journal.
 func (s *Stream) buffer(seq uint64, m Meta, data []byte, wake bool) {
+	if s.state.lost {
+		return
+	}
 	if err := s.hub.journal.Buffer(s.id, seq, uint32(m), data); err != nil {
 		s.notJournalled(err)
 	} else if wake && s.watched() {
@@ -156,7 +161,9 @@ func (s *Stream) buffer(seq uint64, m Meta, data []byte, wake bool) {
 	}
 }
 
+// notJournalled gives up on the journal of an attached stream: what comes after a gap could not be read back. wmu is held.
 func (s *Stream) notJournalled(err error) {
+	s.state.lost = true
 	s.hub.o.Logger.Warn("event not journalled", "job_id", s.id, "error", err)
 	if s.hub.o.OnJournal != nil {
 		s.hub.o.OnJournal(s.id, err)
@@ -196,7 +203,7 @@ func (s *Stream) publish(m Meta, data []byte, wake bool) {
 
 // trim makes room for n bytes: frames that every reader has go first, then the oldest.
 func (s *Stream) trim(n int) {
-	const keep = 2 << 10
+	const keep = 512
 	if s.win.size() > keep {
 		low := s.next
 		for _, r := range s.readers {
@@ -247,13 +254,20 @@ func (s *Stream) expireLater() {
 // wake tells the readers that there is something; those who want the whole answer only when it is for them. mu is held.
 func (s *Stream) wake(whole bool) {
 	for _, r := range s.readers {
-		if r.whole && !whole {
-			continue
+		if !r.whole || whole {
+			s.wakeOne(r)
 		}
-		select {
-		case r.wake <- struct{}{}:
-		default:
-		}
+	}
+}
+
+func (s *Stream) wakeOne(r *reader) {
+	if r.sv != nil && r.sv.conn != nil {
+		r.sv.poke()
+		return
+	}
+	select {
+	case r.wake <- struct{}{}:
+	default:
 	}
 }
 

@@ -29,6 +29,9 @@ type View struct {
 	Eager        bool              // send headers at once: every error is in-band, as on an events endpoint
 	Model        string            // used where the stream does not know its model
 	OnHeaders    func(http.Header) // called just before the headers go out; may be nil
+	// TakeOver, when not nil, is asked once, after the headers, for the connection, so that a reader of a long answer needs no
+	// goroutine. The ResponseWriter is then used no more. Serve returns ErrTaken.
+	TakeOver func() (Conn, bool)
 	// Carry, when not nil, is called by Result once the caller counts as a reader: it writes the stream on the caller's
 	// own goroutine. A caller whose context ends meanwhile does not count any more.
 	Carry func()

@@ -3,24 +3,26 @@ package sserelay
 import (
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
 // watchdog closes a body that stays silent. One timer serves the whole stream: a token only stores the time, and the
 // timer looks when it fires.
 type watchdog struct {
+	base  time.Time
+	last  atomic.Int64 // since base
 	mu    sync.Mutex
 	body  io.Closer
 	timer *time.Timer
 	limit time.Duration
-	last  time.Time
 	first bool // still waiting for the first frame
 	gen   int
 	fired error
 }
 
 func newWatchdog(body io.Closer, limit time.Duration) *watchdog {
-	w := &watchdog{body: body, limit: limit, last: time.Now(), first: true}
+	w := &watchdog{base: time.Now(), body: body, limit: limit, first: true}
 	w.start()
 	return w
 }
@@ -41,7 +43,7 @@ func (w *watchdog) check(gen int) {
 	if gen != w.gen || w.fired != nil {
 		return
 	}
-	if left := w.limit - time.Since(w.last); left > 0 {
+	if left := w.limit - time.Since(w.seen()); left > 0 {
 		w.timer.Reset(left)
 		return
 	}
@@ -53,19 +55,10 @@ func (w *watchdog) check(gen int) {
 }
 
 // touch notes that something came.
-func (w *watchdog) touch() {
-	now := time.Now()
-	w.mu.Lock()
-	w.last = now
-	w.mu.Unlock()
-}
+func (w *watchdog) touch() { w.last.Store(int64(time.Since(w.base))) }
 
 // seen returns when something came last.
-func (w *watchdog) seen() time.Time {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.last
-}
+func (w *watchdog) seen() time.Time { return w.base.Add(time.Duration(w.last.Load())) }
 
 // pause stops the clock until rearm.
 func (w *watchdog) pause() {
@@ -85,7 +78,8 @@ func (w *watchdog) rearm(limit time.Duration) {
 		w.timer.Stop()
 	}
 	w.gen++
-	w.first, w.limit, w.last = false, limit, time.Now()
+	w.first, w.limit = false, limit
+	w.touch()
 	w.start()
 }
 
