@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"mime"
+	"net/http"
 	"runtime/debug"
 	"time"
 )
@@ -21,9 +22,14 @@ type verdict struct {
 // carry runs attempts until the job has ended or waits again. It owns the task, and the goroutine is its own.
 // Whoever starts it has counted it in active.
 func (t *task) carry(res *reservation) {
-	defer t.r.leave()
+	parked := false
+	defer func() {
+		if !parked {
+			t.r.leave()
+		}
+	}()
 	defer t.caught()
-	t.run(res)
+	parked = t.run(res)
 }
 
 // caught ends a job whose carrier panicked.
@@ -46,23 +52,50 @@ func (t *task) caught() {
 	}
 }
 
-// run is the loop over attempts.
-func (t *task) run(res *reservation) {
+// run is the loop over attempts. parked says that the task is somebody else's now: see resume.
+func (t *task) run(res *reservation) (parked bool) {
 	for res != nil {
 		t.slot = res
-		v := t.attempt(res)
-		res.release(Outcome{Kind: Internal, Err: v.why}) // only where the attempt had no chance to
-		if !v.again {
-			t.finish(v.res)
-			return
+		v, parked := t.attempt(res)
+		if parked {
+			return true
 		}
-		res = t.replace(v)
+		res = t.next(res, v)
 	}
+	return false
+}
+
+// next ends the job, or gives where to try again.
+func (t *task) next(res *reservation, v verdict) *reservation {
+	res.release(Outcome{Kind: Internal, Err: v.why}) // only where the attempt had no chance to
+	if !v.again {
+		t.finish(v.res)
+		return nil
+	}
+	return t.replace(v)
+}
+
+// resume goes on after an attempt whose stream was parked, on a goroutine of its own.
+func (t *task) resume(res *reservation, x *exchange, f *frames, out Outcome, err error) {
+	parked := false
+	defer func() {
+		if !parked {
+			t.r.leave()
+		}
+	}()
+	defer t.caught()
+	v := t.after(res, x, t.relayed(x, f, out, err))
+	parked = t.run(t.next(res, v))
 }
 
 // carryClaimed begins with a job that waited: it makes it running in the store first.
 func (t *task) carryClaimed(res *reservation) {
-	defer t.r.leave()
+	parked := false
+	defer func() {
+		if !parked {
+			t.r.leave()
+		}
+	}()
 	defer t.caught()
 	t.slot = res
 	w := &res.p.Worker
@@ -74,7 +107,7 @@ func (t *task) carryClaimed(res *reservation) {
 	}
 	if err == nil {
 		t.stored = true
-		t.run(res)
+		parked = t.run(res)
 		return
 	}
 	res.release(Outcome{Kind: Internal, Err: err})
@@ -104,16 +137,16 @@ func (t *task) finish(res Result) {
 	t.settle(res)
 }
 
-// attempt posts the job to a worker and relays the answer.
-func (t *task) attempt(res *reservation) verdict {
+// attempt posts the job to a worker and relays the answer. When it is parked, resume goes on.
+func (t *task) attempt(res *reservation) (v verdict, parked bool) {
 	w := &res.p.Worker
 	if t.ctx.Err() != nil {
 		res.release(Outcome{Kind: Aborted, Err: context.Cause(t.ctx)})
-		return verdict{res: t.aborted()}
+		return verdict{res: t.aborted()}, false
 	}
 	s, err := t.open()
 	if err != nil {
-		return verdict{why: err, res: t.failure(err, CodeInternal)}
+		return verdict{why: err, res: t.failure(err, CodeInternal)}, false
 	}
 	cont, err := t.continuation(s)
 	var req *wire
@@ -121,10 +154,10 @@ func (t *task) attempt(res *reservation) verdict {
 		req, err = build(t.job, w, cont)
 	}
 	if errors.Is(err, errSpent) {
-		return verdict{why: err, res: t.spent()}
+		return verdict{why: err, res: t.spent()}, false
 	}
 	if err != nil {
-		return verdict{why: err, res: t.failure(err, CodeInternal)}
+		return verdict{why: err, res: t.failure(err, CodeInternal)}, false
 	}
 	t.begin(w)
 	first := t.r.o.FirstToken
@@ -132,10 +165,18 @@ func (t *task) attempt(res *reservation) verdict {
 		first = t.r.o.reply(t.job.MaxTokens)
 	}
 	x := &exchange{ctx: t.ctx, pool: t.r.pool, w: w, req: req, job: t.job, g: newGuard(t.ctx, first, t.r.o.InterToken)}
-	out := t.converse(s, x, cont)
+	out, parked := t.converse(s, x, res, cont)
+	if parked {
+		return verdict{}, true
+	}
+	return t.after(res, x, out), false
+}
+
+// after judges an attempt that has ended.
+func (t *task) after(res *reservation, x *exchange, out Outcome) verdict {
 	t.conclude(res, x, &out)
-	v := t.judge(w, &out)
-	v.hung = out.Kind == WorkerFault && (errors.Is(out.Err, errFirstToken) || errors.Is(out.Err, errInterToken) || (out.FirstToken == 0 && out.Duration >= first))
+	v := t.judge(x.w, &out)
+	v.hung = out.Kind == WorkerFault && (errors.Is(out.Err, errFirstToken) || errors.Is(out.Err, errInterToken) || (out.FirstToken == 0 && out.Duration >= x.g.first))
 	return v
 }
 
@@ -176,51 +217,75 @@ func (t *task) spent() Result {
 }
 
 // converse is the exchange itself: post, commit, answer, relay.
-func (t *task) converse(s Stream, x *exchange, cont *continuation) (out Outcome) {
-	keep := false
-	var rest io.Reader
-	defer func() { x.end(t.r, keep, rest) }()
+func (t *task) converse(s Stream, x *exchange, res *reservation, cont *continuation) (out Outcome, parked bool) {
+	keep, streamed := false, false
+	defer func() {
+		if !streamed { // else relayed did, or does
+			x.end(keep)
+		}
+	}()
 	posted := x.post(false)
 	if posted != nil && x.c == nil {
-		return t.broke(x, posted)
+		return t.broke(x, posted), false
 	}
 	// nothing reaches a reader before the job is stored; the worker is at it meanwhile
 	if !t.late() {
 		if err := t.committed(); err != nil {
-			return t.ours(err)
+			return t.ours(err), false
 		}
 	}
 	if err := s.Started(t.ctx, x.w.ID, x.w.Node, t.job.Attempt); err != nil {
-		return t.ours(err)
+		return t.ours(err), false
 	}
 	resp, err := x.answer(posted)
 	if err != nil {
-		return t.broke(x, err)
+		return t.broke(x, err), false
 	}
 	t.status = resp.StatusCode
 	if resp.StatusCode/100 != 2 {
 		out, keep = t.refused(s, x, resp, cont)
-		return out
+		return out, false
 	}
 	if kind, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type")); kind == "text/event-stream" || (x.req.stream && kind != "application/json") {
-		body := &frames{r: resp.Body, x: x}
-		out, err = s.Copy(t.ctx, body, CopyOptions{Protocol: orText(x.w.Protocol, ProtocolOpenAI),
-			Surface: x.req.surface, Attempt: t.job.Attempt, Status: resp.StatusCode, ContentType: resp.Header.Get("Content-Type"), Continued: t.emitted, UsageInjected: x.req.usageInjected,
-			Stop: x.req.stop, FirstToken: x.g.first, InterToken: x.g.inter})
-		if err == nil && body.state.Load() == framesDone && !resp.Close && t.r.pool.lasting(x.w) {
-			rest = resp.Body
+		out, parked = t.relay(s, x, res, resp)
+		streamed = true
+		return out, parked
+	}
+	body, err := x.whole(resp, t.r.o.MaxReply)
+	if err != nil {
+		return t.broke(x, err), false
+	}
+	keep = !resp.Close
+	if out, err = s.Body(t.ctx, resp.StatusCode, resp.Header, body); err != nil {
+		out.Kind, out.Err = t.kindOf(err), x.g.why(t.ctx, err)
+	}
+	return out, false
+}
+
+// relay passes a streamed answer on.
+func (t *task) relay(s Stream, x *exchange, res *reservation, resp *http.Response) (out Outcome, parked bool) {
+	f := &frames{streamBody: *newBody(x.c, resp), x: x, keep: !resp.Close}
+	o := CopyOptions{Protocol: orText(x.w.Protocol, ProtocolOpenAI), Surface: x.req.surface, Attempt: t.job.Attempt, Status: resp.StatusCode,
+		ContentType: resp.Header.Get("Content-Type"), Continued: t.emitted, UsageInjected: x.req.usageInjected,
+		Stop: x.req.stop, FirstToken: x.g.first, InterToken: x.g.inter}
+	x.header, x.req = nil, nil // nothing is posted again
+	var err error
+	if ps, ok := s.(PollStream); ok && t.r.o.Poller != nil && t.job.Stream && !t.job.Detached {
+		if out, parked, err = ps.CopyThen(t.ctx, f, o, func(out Outcome, err error) { t.resume(res, x, f, out, err) }); parked {
+			return out, true
 		}
 	} else {
-		var body []byte
-		if body, err = x.whole(resp, t.r.o.MaxReply); err != nil {
-			return t.broke(x, err)
-		}
-		keep = !resp.Close
-		out, err = s.Body(t.ctx, resp.StatusCode, resp.Header, body)
+		out, err = s.Copy(t.ctx, f, o)
 	}
+	return t.relayed(x, f, out, err), false
+}
+
+// relayed ends the exchange of a streamed answer.
+func (t *task) relayed(x *exchange, f *frames, out Outcome, err error) Outcome {
 	if err != nil {
 		out.Kind, out.Err = t.kindOf(err), x.g.why(t.ctx, err)
 	}
+	x.endStream(t.r, f, err)
 	return out
 }
 

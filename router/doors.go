@@ -103,3 +103,23 @@ type IdleNotifier interface {
 	// OnIdle calls fn, once, when the last reader has gone.
 	OnIdle(fn func())
 }
+
+// PollStream is an optional extension of Stream: a relay that needs no goroutine while it waits.
+type PollStream interface {
+	// CopyThen is Copy, but may return before the end with parked set: then is called with what Copy would have returned,
+	// on a goroutine of its own.
+	CopyThen(ctx context.Context, body PolledBody, o CopyOptions, then func(Outcome, error)) (out Outcome, parked bool, err error)
+}
+
+// PolledBody is a worker's answer that can be read without waiting.
+type PolledBody interface {
+	io.ReadCloser
+	// Poll has Read return 0 and no error from now on where it would wait. After Resume, fn is called whenever there may be
+	// more, also after Close, on a goroutine that it must not hold up, until Unpoll. false: this body can't.
+	Poll(fn func()) bool
+	Pause()
+	Resume()
+	Unpoll()
+	// Later has fn called on the same goroutine once the calls that are due have been made.
+	Later(fn func())
+}

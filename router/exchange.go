@@ -193,22 +193,30 @@ func (x *exchange) read(posted error) (*http.Response, error) {
 	return resp, err
 }
 
-// end gives the connection back, or closes it. rest is what a streamed answer may still hold, nil when there is none.
-func (x *exchange) end(r *Router, keep bool, rest io.Reader) {
-	ok := x.g.release()
-	if x.c == nil {
+// end gives the connection back, or closes it.
+func (x *exchange) end(keep bool) {
+	if ok := x.g.release(); x.c == nil {
 		return
-	}
-	if rest != nil && ok {
-		r.enter()
-		go r.recycle(x, rest)
-		return
-	}
-	if keep && ok {
+	} else if keep && ok {
 		x.pool.put(x.w, x.c)
 		return
 	}
 	_ = x.c.Close()
+}
+
+// endStream is end after a streamed answer, whose body may not have ended yet.
+func (x *exchange) endStream(r *Router, f *frames, err error) {
+	ok := x.g.release()
+	switch {
+	case !ok || err != nil || f.state.Load() != framesDone || !f.keep || !x.pool.lasting(x.w):
+		_ = x.c.Close()
+	case f.over():
+		x.c.stream = true
+		x.pool.put(x.w, x.c)
+	default:
+		r.enter()
+		go r.recycle(x, f)
+	}
 }
 
 // head writes the request's header.
@@ -290,10 +298,14 @@ func (e *dialError) Unwrap() error { return e.err }
 // frames is the body of a streamed answer as the Stream sees it. Closing it closes the connection: what the worker has
 // not said by then nobody wants.
 type frames struct {
-	r     io.Reader
+	streamBody
 	x     *exchange
+	keep  bool // the worker did not say that it closes the connection
+	poll  Poll
 	state atomic.Uint32
 }
+
+var _ PolledBody = (*frames)(nil)
 
 // The states of frames: whichever comes first, a Close or the end of what the Stream wants, wins.
 const (
@@ -303,7 +315,7 @@ const (
 )
 
 func (f *frames) Read(p []byte) (int, error) {
-	n, err := f.r.Read(p)
+	n, err := f.streamBody.Read(p)
 	if n > 0 {
 		f.x.g.touch()
 	}
@@ -323,16 +335,50 @@ func (f *frames) Close() error {
 	return nil
 }
 
+// Poll implements PolledBody.
+func (f *frames) Poll(fn func()) bool {
+	p, c := f.x.pool.poller, f.x.c
+	if p == nil {
+		return false
+	}
+	if c.unread(); c.br != nil {
+		return false
+	}
+	var ok bool
+	if f.poll, ok = p.Readable(c.Conn, fn); !ok {
+		return false
+	}
+	f.polled = true
+	c.poll.Store(&f.poll)
+	return true
+}
+
+// Pause implements PolledBody.
+func (f *frames) Pause() { f.poll.Pause() }
+
+// Resume implements PolledBody.
+func (f *frames) Resume() { f.poll.Resume() }
+
+// Later implements PolledBody.
+func (f *frames) Later(fn func()) { f.x.pool.poller.Later(fn) }
+
+// Unpoll implements PolledBody.
+func (f *frames) Unpoll() {
+	f.x.c.poll.Store(nil)
+	f.poll.Stop()
+	f.polled, f.dry = false, false
+}
+
 // endOfBody is how long a worker has, after the last frame, to end the body.
 const endOfBody = 200 * time.Millisecond
 
 // recycle gives the connection of a streamed answer back once the body has ended as it should. Nobody waits for that.
-func (r *Router) recycle(x *exchange, body io.Reader) {
+func (r *Router) recycle(x *exchange, f *frames) {
 	defer r.leave()
 	var b [1]byte
 	_ = x.c.SetReadDeadline(time.Now().Add(endOfBody))
-	n, err := body.Read(b[:])
-	if n != 0 || !errors.Is(err, io.EOF) || x.c.SetReadDeadline(time.Time{}) != nil {
+	n, err := f.streamBody.Read(b[:])
+	if n != 0 || !errors.Is(err, io.EOF) || !f.over() || x.c.SetReadDeadline(time.Time{}) != nil {
 		_ = x.c.Close()
 		return
 	}

@@ -180,7 +180,7 @@ func TestFailedLoadSparesWhoCanWait(t *testing.T) {
 
 func TestIdleConnectionsAreClosed(t *testing.T) {
 	w := startWorker(t, "a", ProtocolOpenAI, answer)
-	p := newPool(tcpDialer{}, time.Second, 2)
+	p := newPool(tcpDialer{}, nil, time.Second, 2)
 	var cs []*conn
 	for range 3 {
 		c, reused, err := p.get(context.Background(), &w.Worker, false)

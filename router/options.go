@@ -38,9 +38,12 @@ type Options struct {
 	// Slots, when not nil, says how many slots the workers of a model have. A tenant that has more than its share of them
 	// then leaves free what others used lately, so that a flood does not make these wait.
 	Slots func(model string) int
-	NewID func() string // nil: random
-	Log   *slog.Logger  // nil: discard
-	Hooks Hooks
+	// Poller, when not nil, lets an attached stream go on without a goroutine while its worker is silent, where the Stream is
+	// a PollStream and the worker's connection one of the system.
+	Poller Poller
+	NewID  func() string // nil: random
+	Log    *slog.Logger  // nil: discard
+	Hooks  Hooks
 }
 
 // Budget bounds retries relative to requests.

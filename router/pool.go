@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -22,17 +23,47 @@ var errHeaderTooLong = errors.New("the worker's header is too long")
 // conn is one connection to a worker, with its reader.
 type conn struct {
 	net.Conn
-	br     *bufio.Reader
-	budget int64 // bytes still allowed before the body; negative = no limit
-	got    bool  // something was read since the last request
-	stream bool  // its last answer was a stream
+	br     *bufio.Reader // nil while nothing is read, or without waiting: see reader
+	budget int64         // bytes still allowed before the body; negative = no limit
+	got    bool          // something was read since the last request
+	stream bool          // its last answer was a stream
 	idle   time.Time
+	try    tries
+	poll   atomic.Pointer[Poll] // while it is watched
+	closed atomic.Bool
 }
 
-func newConn(nc net.Conn) *conn {
-	c := &conn{Conn: nc, budget: -1}
-	c.br = bufio.NewReaderSize(readerOf{c}, 4096)
-	return c
+func newConn(nc net.Conn) *conn { return &conn{Conn: nc, budget: -1} }
+
+// readers are kept for the next connection: one that waits holds none.
+var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 4096) }} //nolint:gochecknoglobals // memory, not state
+
+// reader gives the connection its buffer.
+func (c *conn) reader() *bufio.Reader {
+	if c.br == nil {
+		c.br, _ = readers.Get().(*bufio.Reader)
+		c.br.Reset(readerOf{c})
+	}
+	return c.br
+}
+
+// unread gives the buffer back if there is nothing in it.
+func (c *conn) unread() {
+	if c.br != nil && c.br.Buffered() == 0 {
+		c.br.Reset(nil)
+		readers.Put(c.br)
+		c.br = nil
+	}
+}
+
+// Close closes the connection, and tells whoever watches it.
+func (c *conn) Close() error {
+	c.closed.Store(true)
+	err := c.Conn.Close()
+	if p := c.poll.Load(); p != nil {
+		(*p).Kick()
+	}
+	return err
 }
 
 // readerOf counts what a worker says before its body.
@@ -61,7 +92,7 @@ func (c *conn) response() (*http.Response, error) {
 	c.budget = maxHeader
 	defer func() { c.budget = -1 }()
 	for range 8 { // informational answers come before the real one
-		resp, err := http.ReadResponse(c.br, nil)
+		resp, err := http.ReadResponse(c.reader(), nil)
 		if err != nil {
 			if errors.Is(err, io.ErrUnexpectedEOF) && !c.got {
 				err = io.EOF
@@ -78,6 +109,7 @@ func (c *conn) response() (*http.Response, error) {
 // pool keeps idle connections to workers.
 type pool struct {
 	dialer  Dialer
+	poller  Poller // nil: every stream has a goroutine
 	timeout time.Duration
 	max     int
 
@@ -87,8 +119,8 @@ type pool struct {
 	closed bool
 }
 
-func newPool(d Dialer, timeout time.Duration, max int) *pool {
-	return &pool{dialer: d, timeout: timeout, max: max, idle: make(map[workerKey][]*conn), curt: make(map[workerKey]bool)}
+func newPool(d Dialer, p Poller, timeout time.Duration, max int) *pool {
+	return &pool{dialer: d, poller: p, timeout: timeout, max: max, idle: make(map[workerKey][]*conn), curt: make(map[workerKey]bool)}
 }
 
 // workerKey names a worker's process: an id may come back at another address.
@@ -140,7 +172,8 @@ func (p *pool) put(w *Worker, c *conn) {
 	key := poolKey(w)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.closed || len(p.idle[key]) >= p.max || c.br.Buffered() > 0 || c.stream && p.curt[key] {
+	c.unread()
+	if p.closed || len(p.idle[key]) >= p.max || c.br != nil || c.stream && p.curt[key] {
 		_ = c.Close()
 		return
 	}

@@ -195,7 +195,7 @@ func (r *Router) callCancel(w Worker, id string) {
 		x := &exchange{ctx: ctx, pool: r.pool, w: &w, job: &Job{}, g: newGuard(ctx, time.Second, time.Second),
 			req: &wire{path: "/v1/cancel", contentType: "application/json", body: []byte(`{"job_id":` + quote(id) + `}`)}}
 		_, _ = x.answer(x.post(true))
-		x.end(r, false, nil)
+		x.end(false)
 	}()
 }
 

@@ -48,7 +48,7 @@ type Router struct {
 func New(s Scheduler, q Queue, f Fleet, d Dialer, st Streams, o Options) *Router {
 	o = o.withDefaults()
 	r := &Router{sched: s, queue: q, fleet: f, streams: st, o: o, log: o.Log,
-		pool: newPool(d, o.Dial, o.MaxIdle), wake: make(chan struct{}, 1),
+		pool: newPool(d, o.Poller, o.Dial, o.MaxIdle), wake: make(chan struct{}, 1),
 		tasks: make(map[string]*task), waiting: make(map[string]int),
 		loads: make(map[loadKey]*load), loaded: make(map[loadKey]time.Time), shares: shares{slots: o.Slots}}
 	r.base, r.stop = context.WithCancelCause(context.Background())
