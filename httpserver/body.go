@@ -32,7 +32,15 @@ func (c *call) body(limit int64) (b []byte, release func(), err error) {
 		defer func() { _ = rc.SetReadDeadline(time.Time{}) }()
 	}
 	held := int64(0)
-	release = func() { c.s.bodies.Add(-held) }
+	release = func() {
+		switch {
+		case held == 0:
+		case c.w.taken != nil:
+			c.w.taken.holdBody(held)
+		default:
+			c.s.bodies.Add(-held)
+		}
+	}
 	hold := func(n int64) error {
 		if n <= largeBody || n <= held {
 			return nil

@@ -52,6 +52,8 @@ type Options struct {
 	// AllowedHosts and AllowedOrigins add to what a loopback listener accepts in Host and Origin.
 	AllowedHosts, AllowedOrigins []string
 
+	// Poller, when not nil, lets long streams go on without a goroutine each: see Taker.
+	Poller Poller
 	// Observe is told of each answered request by a bounded route name, such as "/v2/tasks/{job_id}"; may be nil.
 	Observe func(route, method string, status int, took time.Duration)
 	Log     *slog.Logger     // nil = discard

@@ -26,12 +26,16 @@ type call struct {
 	id          Identity
 	requestID   string
 	correlation string
+	route       string
+	began       time.Time
 }
 
 // response remembers whether the answer has begun.
 type response struct {
 	http.ResponseWriter
+	call   *call
 	status int
+	taken  *Taken // once the connection is somebody else's
 }
 
 // WriteHeader implements http.ResponseWriter.
@@ -81,10 +85,9 @@ func IdentityOf(ctx context.Context) (Identity, bool) {
 
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
-	c := &call{s: s, w: &response{ResponseWriter: rw}, r: r}
+	c := &call{s: s, w: &response{ResponseWriter: rw}, r: r, route: "unmatched", began: s.o.Clock()}
+	c.w.call = c
 	c.identify()
-	began := s.o.Clock()
-	name := "unmatched"
 	defer func() {
 		if v := recover(); v != nil {
 			if err, ok := v.(error); ok && errors.Is(err, http.ErrAbortHandler) {
@@ -96,18 +99,18 @@ func (s *Server) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 			}
 			c.fail(refuse(CodeInternal, "panic"))
 		}
-		if s.o.Observe != nil {
-			s.o.Observe(name, r.Method, c.w.status, s.o.Clock().Sub(began))
+		if s.o.Observe != nil && c.w.taken == nil {
+			s.o.Observe(c.route, r.Method, c.w.status, s.o.Clock().Sub(c.began))
 		}
 	}()
 	rt, err := c.admit()
 	if rt != nil {
-		name = rt.path
+		c.route = rt.path
 	}
 	if err == nil {
 		err = rt.run(c)
 	}
-	if err != nil {
+	if err != nil && c.w.taken == nil {
 		c.fail(err)
 	}
 }

@@ -26,6 +26,7 @@ type Server struct {
 	once     sync.Once
 	bodies   atomic.Int64 // bytes held by large bodies
 	pages    atomic.Int64 // open requests to workers' pages
+	taken    takenSet
 }
 
 // New makes a Server over what runs jobs and what knows callers.
@@ -54,6 +55,10 @@ func New(submitter Submitter, auth Authenticator, o Options) (*Server, error) {
 		MaxHeaderBytes:    32 << 10,
 		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: 250},
 	}
+	if s.o.Poller != nil {
+		s.http.BaseContext = func(l net.Listener) context.Context { return context.WithValue(context.Background(), doorKey{}, l) }
+		s.http.ConnContext = func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) }
+	}
 	return s, nil
 }
 
@@ -62,7 +67,13 @@ func (s *Server) Handler() http.Handler { return s }
 
 // Serve answers on the listener until Drain, or until the context ends, which cuts what is open.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
-	stop := context.AfterFunc(ctx, func() { _ = s.http.Close() })
+	if s.o.Poller != nil {
+		l = newDoorway(l, s.o.Poller, s.o.IdleTimeout)
+	}
+	stop := context.AfterFunc(ctx, func() {
+		_ = s.http.Close()
+		s.taken.cutAll()
+	})
 	defer stop()
 	err := s.http.Serve(l)
 	if errors.Is(err, http.ErrServerClosed) {
@@ -79,7 +90,7 @@ func (s *Server) Drain(ctx context.Context) error {
 	if err != nil {
 		_ = s.http.Close()
 	}
-	return err
+	return errors.Join(err, s.taken.wait(ctx))
 }
 
 // Refuse begins the refusal of new jobs, and ends event feeds, without closing the listener.
