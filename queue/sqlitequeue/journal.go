@@ -34,6 +34,7 @@ type Journal struct {
 	batch     *batch
 	spare     *batch   // empty, to be used again
 	free      []frames // likewise
+	freeBytes int      // in free
 	writing   bool
 	tails     [2]*tail
 	active    int
@@ -133,31 +134,34 @@ type frames struct {
 // Bounds of what is kept of that for other streams.
 const (
 	freeFrames = 1024
-	freeRaw    = 64 << 10
+	freeRaw    = 512 << 10
+	freeMost   = 16 << 20
 )
 
 // room gives a stream memory for its next frames. j.mu is held.
 func (j *Journal) room(s *stream, n int) {
 	if last := len(j.free) - 1; last >= 0 {
 		s.raw, s.refs = j.free[last].raw, j.free[last].refs
+		j.freeBytes -= cap(s.raw)
 		j.free[last] = frames{}
 		j.free = j.free[:last]
 		return
 	}
-	s.raw = make([]byte, 0, max(s.room, n, 1<<10))
+	s.raw = make([]byte, 0, max(s.room, n, 512))
 	s.refs = make([]frameRef, 0, 4)
 }
 
 // giveBack keeps the memory of what SQLite has now. j.mu is held.
 func (j *Journal) giveBack(p *pack) {
-	if len(j.free) < freeFrames && cap(p.raw) > 0 && cap(p.raw) <= freeRaw {
+	if len(j.free) < freeFrames && cap(p.raw) > 0 && cap(p.raw) <= freeRaw && j.freeBytes+cap(p.raw) <= freeMost {
+		j.freeBytes += cap(p.raw)
 		j.free = append(j.free, frames{p.raw[:0], p.refs[:0]})
 	}
 	p.raw, p.refs = nil, nil
 }
 
 // spareBatch is the most that a batch may hold to be used again.
-const spareBatch = 256 << 10
+const spareBatch = 1 << 20
 
 // newBatch returns an empty batch. j.mu is held.
 func (j *Journal) newBatch() *batch {
