@@ -12,6 +12,7 @@ import (
 // does; with thousands of streams the garbage would be the larger part of its memory.
 const (
 	garbage    = 64 << 20 // bytes of garbage that are worth waiting for
+	small      = 32 << 20 // bytes of a live heap up to which they are
 	mostGrowth = 800      // percent, as GOGC
 	leastGrows = 25
 )
@@ -51,5 +52,10 @@ func (t *tuner) watch() {
 
 // growth is the percentage by which a heap of that many live bytes may grow before it is collected.
 func growth(live uint64) int {
-	return int(min(mostGrowth, max(leastGrows, garbage*100/max(live, 1))))
+	live = max(live, 1)
+	percent := garbage * 100 / live
+	if live > small { // many streams: what they hold is what counts, and less garbage is waited for
+		percent = percent * small / live
+	}
+	return int(min(mostGrowth, max(leastGrows, percent)))
 }

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/queen-rbee/queen-rbee/cmd/queen-rbee/internal/config"
@@ -137,7 +138,19 @@ func (l *lines) add(worker string, c net.Conn) net.Conn {
 		l.open[worker] = map[*line]struct{}{}
 	}
 	l.open[worker][x] = struct{}{}
+	switch c := c.(type) { // TLS must not be passed by: only what is the socket itself says so
+	case *net.TCPConn:
+		return &socket{x, c}
+	case *net.UnixConn:
+		return &socket{x, c}
+	}
 	return x
+}
+
+// socket is a line that the poller can watch.
+type socket struct {
+	*line
+	syscall.Conn
 }
 
 func (l *lines) cut(worker string) {
@@ -145,6 +158,13 @@ func (l *lines) cut(worker string) {
 	list := slices.Collect(maps.Keys(l.open[worker]))
 	l.mu.Unlock()
 	for _, c := range list {
+		// The router is told by the end of what it reads, whoever waits for it; closing would tell a poller nothing.
+		if s, ok := c.Conn.(interface {
+			CloseRead() error
+			CloseWrite() error
+		}); ok && s.CloseRead() == nil && s.CloseWrite() == nil {
+			continue
+		}
 		_ = c.Close()
 	}
 }

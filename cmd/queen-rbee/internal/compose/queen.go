@@ -16,6 +16,7 @@ import (
 	"github.com/queen-rbee/queen-rbee/admission"
 	"github.com/queen-rbee/queen-rbee/auth"
 	"github.com/queen-rbee/queen-rbee/cmd/queen-rbee/internal/config"
+	"github.com/queen-rbee/queen-rbee/cmd/queen-rbee/internal/poll"
 	"github.com/queen-rbee/queen-rbee/eviction"
 	"github.com/queen-rbee/queen-rbee/hivelifecycle"
 	"github.com/queen-rbee/queen-rbee/hivelifecycle/hiveapi"
@@ -86,6 +87,7 @@ type Queen struct {
 	batches  *batches.Batches
 	policies *policies
 	retry    *retry.Retrier
+	poll     *poll.Loop // nil where the system has none
 
 	life     context.Context // ends when everything has to stop
 	kill     context.CancelFunc
@@ -112,7 +114,7 @@ func New(ctx context.Context, cfg *config.Config, o Options) (_ *Queen, err erro
 	if q.stores, err = openStores(ctx, cfg.Store, cfg.DataDir, cfg.Listen, o.Log); err != nil {
 		return nil, err
 	}
-	for _, step := range []func(context.Context) error{q.newTelemetry, q.newAccess, q.newFleet, q.newRouting, q.newServer} {
+	for _, step := range []func(context.Context) error{q.openPoll, q.newTelemetry, q.newAccess, q.newFleet, q.newRouting, q.newServer} {
 		if err = step(ctx); err != nil {
 			return nil, err
 		}
@@ -279,7 +281,7 @@ func (q *Queen) newRouting(ctx context.Context) error {
 	q.rt = router.New(q.door, qd, q.fleet, q.fleet, &streams{hub: q.hub, sched: q.sched, met: q.met}, router.Options{
 		FirstToken: t.FirstToken.D(), InterToken: t.InterToken.D(), QueueTimeout: q.cfg.Queue.Timeout.D(), Reattach: q.cfg.Queue.Reattach.D(),
 		MaxWaiting: q.cfg.Queue.Max, MaxIdle: 256, LateCommit: true, LoadBase: loadTime(t.Load), NewID: q.q.NewID, Log: q.log, Ready: q.ready,
-		Budget: retry.NewBudget(retry.BudgetOptions{}), Slots: q.src.slots,
+		Budget: retry.NewBudget(retry.BudgetOptions{}), Slots: q.src.slots, Poller: q.routerPoll(),
 		Hooks: router.Hooks{OnDone: q.done, OnRetry: func(j *router.Job, worker string, continued bool, _ error) {
 			if e := entryOf(j); e != nil {
 				e.trace.Event("worker lost", "worker", worker)
@@ -322,7 +324,7 @@ func (q *Queen) newServer(ctx context.Context) (err error) {
 		Policies: &auditedPolicies{q.policies, t}, Tenants: &auditedTenants{&tenantsAPI{q.adm}, t}, Keys: &keysAPI{q.keys}, Targets: &targets{q},
 		Doctor: &examiner{q},
 		Admin:  &auditedAdmin{&adminAPI{stop: q.Stop}, t}, Ready: q.isReady, Metrics: q.prom.Handler(), EngineMetrics: http.HandlerFunc(q.engineMetrics), Batches: q.batches,
-		Version: q.o.Version, Log: q.log})
+		Version: q.o.Version, Log: q.log, Poller: q.serverPoll()})
 	return err
 }
 
@@ -484,6 +486,9 @@ func (q *Queen) close() {
 	}
 	q.kill()
 	q.wg.Wait()
+	if q.poll != nil {
+		_ = q.poll.Close()
+	}
 	if q.links != nil {
 		q.links.wg.Wait()
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/queen-rbee/queen-rbee/queue"
@@ -145,11 +146,31 @@ func (d *queueDoor) Submit(j *router.Job, running bool, worker, node string) (ro
 	if err != nil {
 		return nil, err
 	}
+	c := &commit{}
+	c.t.Store(t)
 	if e != nil {
 		e.setLease(t.Job().Lease)
-		e.commit = t
+		e.commit = c
 	}
-	return t, nil
+	return c, nil
+}
+
+// commit is a job's way to the store. Once it is there, nothing is kept of what was written.
+type commit struct {
+	t atomic.Pointer[queue.Ticket]
+}
+
+// Wait implements router.Pending.
+func (c *commit) Wait(ctx context.Context) error {
+	t := c.t.Load()
+	if t == nil {
+		return nil
+	}
+	err := t.Wait(ctx)
+	if err == nil {
+		c.t.Store(nil)
+	}
+	return err
 }
 
 func entryOf(j *router.Job) *entry {

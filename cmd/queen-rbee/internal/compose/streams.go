@@ -23,6 +23,8 @@ type streams struct {
 var (
 	_ router.Streams = (*streams)(nil)
 	_ router.Stream  = (*stream)(nil)
+
+	_ router.PollStream = (*stream)(nil)
 )
 
 // stream is a relay's stream as the router sees it; what is not here is the relay's own method.
@@ -64,6 +66,11 @@ func protocolOf(worker string, surface router.Surface) sserelay.Protocol {
 
 // Copy implements router.Stream.
 func (s *stream) Copy(ctx context.Context, body io.ReadCloser, o router.CopyOptions) (router.Outcome, error) {
+	out, err := s.Stream.Copy(ctx, body, s.copyOptions(o))
+	return outcome(out), err
+}
+
+func (s *stream) copyOptions(o router.CopyOptions) sserelay.CopyOptions {
 	p := protocolOf(o.Protocol, o.Surface)
 	if p == sserelay.Raw && !strings.HasPrefix(o.ContentType, "text/event-stream") {
 		p = sserelay.Bytes
@@ -73,8 +80,7 @@ func (s *stream) Copy(ctx context.Context, body io.ReadCloser, o router.CopyOpti
 	if o.Continued {
 		co.Continuation = &sserelay.Continuation{Stop: o.Stop}
 	}
-	out, err := s.Stream.Copy(ctx, body, co)
-	return outcome(out), err
+	return co
 }
 
 // hold keeps the first byte back until the job is stored.

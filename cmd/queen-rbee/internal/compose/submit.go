@@ -255,9 +255,14 @@ func (j *job) Serve(ctx context.Context, w http.ResponseWriter, v httpserver.Vie
 			return err
 		}
 	}
-	err = st.Serve(ctx, w, j.view(v))
-	if errors.Is(err, sserelay.ErrAborted) {
+	view := j.view(v)
+	view.TakeOver = takeOver(w)
+	err = st.Serve(ctx, w, view)
+	switch {
+	case errors.Is(err, sserelay.ErrAborted):
 		return errors.Join(httpserver.ErrAborted, err)
+	case errors.Is(err, sserelay.ErrTaken):
+		return httpserver.ErrTaken
 	}
 	return err
 }
