@@ -116,8 +116,8 @@ func (p page) compare(t *testing.T, said string) {
 		}
 		rest := plain(parts[i+1])
 		for line := range strings.Lines(f.shows) {
-			want := plain(line)
-			if strings.TrimSpace(want) == "" || strings.TrimSpace(want) == "..." {
+			want := strings.TrimSpace(plain(line))
+			if want == "" || want == "..." {
 				continue
 			}
 			_, after, ok := strings.Cut(rest, want)
@@ -131,7 +131,7 @@ func (p page) compare(t *testing.T, said string) {
 }
 
 var (
-	variable = regexp.MustCompile(`\b(?:w-|job_)?[0-9a-z]*[0-9][0-9a-zA-Z]*\b|[KMG]iB|[0-9]+`)
+	variable = regexp.MustCompile(`\b[0-9]+\.[0-9]+\b|\b(?:w-|job_)?[0-9a-z]*[0-9][0-9a-zA-Z]*\b|[KMG]iB|[0-9]+`)
 	spaces   = regexp.MustCompile(`[ \t]+`)
 )
 
