@@ -124,6 +124,7 @@ func readPage(name, text string) page {
 var (
 	commandLine = regexp.MustCompile(`^(?:[$%] +\S|(?:[A-Z_]+=\S* +)?(?:rbee|queen-rbee|rbee-hive|curl|wget|make|go|git|ssh|scp|sudo|systemctl|journalctl|` +
 		`export|cd|cp|mv|rm|mkdir|cat|kill|docker|podman|npm|pip|apt|apt-get|brew|sqlite3|promtool|prometheus|bash|sh|\./\S+|bin/\S+|\.ci/\S+)(?: +[\w"'$./~<@{(-]|$))`)
+	topKey     = regexp.MustCompile(`(?m)^[a-z_]+:`)
 	inlineMake = regexp.MustCompile("`make ([a-z-]+)[` ]")
 	inlineCI   = regexp.MustCompile("`(\\.ci/[a-z-]+)")
 	testName   = regexp.MustCompile(`go test [^` + "`\n" + `]*-run ([A-Z][A-Za-z]+)`)
@@ -138,6 +139,9 @@ func checkPages(t *testing.T, pages []page) {
 		fmt.Fprintf(&counts, "%s: %d run, %d not, %d outputs\n", p.name, len(p.run), len(p.skipped), p.outputs())
 		for _, f := range p.other {
 			p.notACommand(t, f)
+			if f.info == "yaml" {
+				p.queenTakes(t, f)
+			}
 		}
 		p.noIndentedCommand(t)
 		for _, f := range p.skipped {
@@ -193,6 +197,31 @@ func (p page) notACommand(t *testing.T, f fence) {
 	for line := range strings.Lines(f.text) {
 		if commandLine.MatchString(strings.TrimSpace(line)) {
 			t.Errorf("%s:%d: a command outside a sh block: %s", p.name, f.line, line)
+		}
+	}
+}
+
+// queenTakes wants a configuration that a page shows to be one, and the page of all keys to show all of them.
+func (p page) queenTakes(t *testing.T, f fence) {
+	t.Helper()
+	bin, err := build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "queen.yaml")
+	if err := os.WriteFile(file, []byte(f.text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(filepath.Join(bin, "queen-rbee"), "--config", file, "config", "check")
+	cmd.Env = append(os.Environ(), "HOME="+filepath.Dir(file))
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Errorf("%s:%d: the queen does not take this: %s", p.name, f.line, out)
+		return
+	}
+	for _, m := range topKey.FindAllString(string(out), -1) {
+		if p.name == "docs/configuration.md" && !strings.Contains("\n"+f.text, "\n"+m) {
+			t.Errorf("%s:%d does not show %s", p.name, f.line, m)
 		}
 	}
 }
