@@ -100,6 +100,8 @@ func (w *world) hub() {
 
 // collector is an OTLP receiver at the address that it has by default; the page's trace must arrive there.
 func (w *world) collector() {
+	_, err := exec.LookPath("sqlite3")
+	need(w.t, err == nil, "sqlite3 (a tool for the backup)")
 	c := &collected{}
 	l, err := net.Listen("tcp", "127.0.0.1:4318")
 	if err != nil {
