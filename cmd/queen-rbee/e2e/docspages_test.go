@@ -166,7 +166,7 @@ func checkPages(t *testing.T, pages []page) {
 	golden := filepath.Join("testdata", "docs.txt")
 	want, err := os.ReadFile(golden)
 	if os.Getenv("RBEE_UPDATE") == "1" {
-		err = os.WriteFile(golden, []byte(counts.String()), 0o600)
+		err = os.WriteFile(golden, []byte(counts.String()), 0o644)
 		want = []byte(counts.String())
 	}
 	if err != nil || string(want) != counts.String() {
