@@ -78,7 +78,7 @@ func runPage(t *testing.T, n fleetNet, p page) {
 		}
 	})
 	w := newWorld(t, n, p)
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "bash", "-euo", "pipefail", "-c", p.script())
 	cmd.Dir, cmd.Env = w.dir, w.env

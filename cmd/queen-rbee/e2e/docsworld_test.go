@@ -125,9 +125,11 @@ func (w *world) collector() {
 func (w *world) release() {
 	dist := filepath.Join(w.home, ".dist")
 	archive := fmt.Sprintf("queen-rbee-%s-%s.tar.gz", runtime.GOOS, runtime.GOARCH)
-	for _, line := range []string{"mkdir -p " + dist, "cp " + filepath.Join(root(), "cmd/rbee/install.sh") + " " + dist,
-		"tar -C " + w.bin + " -czf " + filepath.Join(dist, archive) + " queen-rbee rbee-hive rbee"} {
-		command(w.t, line)
+	command(w.t, "mkdir -p "+dist)
+	command(w.t, "cp "+filepath.Join(root(), "cmd/rbee/install.sh")+" "+dist)
+	pack := exec.Command("tar", "-C", w.bin, "-I", "gzip -1", "-cf", filepath.Join(dist, archive), "queen-rbee", "rbee-hive", "rbee")
+	if out, err := pack.CombinedOutput(); err != nil {
+		w.t.Fatalf("%v: %s", err, out)
 	}
 	sums := exec.Command("sha256sum", archive)
 	sums.Dir = dist
