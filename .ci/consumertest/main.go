@@ -27,8 +27,15 @@ type mod struct {
 
 func main() {
 	root := flag.String("root", "../..", "the checkout")
+	dir := flag.String("pack", "", "only pack the modules, into this directory")
 	flag.Parse()
-	if err := run(*root); err != nil {
+	err := error(nil)
+	if *dir != "" {
+		_, err = packAll(*root, *dir)
+	} else {
+		err = run(*root)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "consumer-test:", err)
 		os.Exit(1)
 	}
@@ -43,15 +50,10 @@ func run(root string) error {
 		_ = exec.Command("chmod", "-R", "u+w", work).Run() // the module cache is read-only
 		_ = os.RemoveAll(work)
 	}()
-	mods, err := modules(root)
+	proxy := filepath.Join(work, "proxy")
+	mods, err := packAll(root, proxy)
 	if err != nil {
 		return err
-	}
-	proxy := filepath.Join(work, "proxy")
-	for _, m := range mods {
-		if err := pack(proxy, m); err != nil {
-			return fmt.Errorf("pack %s: %w", m.Path, err)
-		}
 	}
 	env, err := environment(work, proxy)
 	if err != nil {
@@ -79,6 +81,20 @@ func run(root string) error {
 	}
 	say("consumer-test: %d modules\n", len(mods))
 	return nil
+}
+
+// packAll packs every module into a module proxy.
+func packAll(root, proxy string) ([]mod, error) {
+	mods, err := modules(root)
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range mods {
+		if err := pack(proxy, m); err != nil {
+			return nil, fmt.Errorf("pack %s: %w", m.Path, err)
+		}
+	}
+	return mods, nil
 }
 
 func modules(root string) ([]mod, error) {

@@ -263,7 +263,7 @@ func (s *Store) planURL(ref provisioner.Ref, req Request) (plan, error) {
 		allowed = allowed || u.Path == prefix || strings.HasPrefix(u.Path, prefix+"/")
 	}
 	if !allowed {
-		return plan{}, &Error{Kind: ErrForbidden, Ref: req.Ref, Message: "an operator has to allow this address first (allow_urls of the hive)"}
+		return plan{}, &Error{Kind: ErrForbidden, Ref: req.Ref, Message: "an operator has to allow this address first: start the hive with --allow-url"}
 	}
 	name := path.Base(u.Path)
 	if !plainPath(name) {

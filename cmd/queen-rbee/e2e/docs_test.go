@@ -2,119 +2,154 @@ package e2e
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 )
 
-// norun lists the blocks that no test can run, by page, with the reason; their fence says `sh norun`.
-var norun = map[string]string{
-	"README.md":            "make test would run this test again",
-	"CONTRIBUTING.md":      "make test would run this test again",
-	"docs/cli.md":          "the install script of a release is fetched from the internet (cmd/rbee tests it over loopback)",
-	"docs/embed/README.md": "a released module is fetched from the internet (make consumer-test does it from a file:// proxy)",
-	"docs/engines.md":      "engines are fetched from the internet for a machine called gpu1 (engines_test.go does it over loopback)",
+// TestDocs runs every command block of the README, SECURITY, CONTRIBUTING and of docs/. The blocks of a page are one shell's, in an
+// empty home and folder, with the three programs on PATH and a queen with the simulator behind RBEE_URL; a page may start
+// its own. Where the machine allows it all of this happens in a network namespace: the addresses are those that the reader
+// types, nothing of this machine can be met, and nothing of the internet.
+func TestDocs(t *testing.T) {
+	pages := readPages(t)
+	n := fleetNet{os.Getenv("RBEE_FLEET")}
+	if n.prefix == "" {
+		t.Run("Rules", func(t *testing.T) { checkPages(t, pages) })
+		if os.Getuid() == 0 {
+			t.Run("Blocks", docsInNamespace)
+			return
+		}
+		t.Setenv("RBEE_PACKED", packModules(t))
+	}
+	for _, p := range pages {
+		if len(p.run) > 0 {
+			t.Run(p.name, func(t *testing.T) {
+				need(t, n.prefix != "" || !p.ownQueen(), "root for network namespaces: the page starts a queen at her usual address")
+				runPage(t, n, p)
+			})
+		}
+	}
 }
 
-// TestDocs runs every command block of the README and of docs/. The blocks of a page are one shell's, in an empty home and
-// folder, with the three programs on PATH and a queen with the simulator behind RBEE_URL; a page may start its own.
-func TestDocs(t *testing.T) {
+// ownQueen says whether a page starts a queen at her usual address, where a queen of this machine's user may be.
+func (p page) ownQueen() bool {
+	return strings.Contains(p.script(), "rbee serve") && !strings.Contains(p.script(), "listen: ")
+}
+
+// docsInNamespace runs this test again in the queen's namespace of a small fleet.
+func docsInNamespace(t *testing.T) {
 	bin, err := build()
 	if err != nil {
 		t.Fatal(err)
 	}
-	pages, err := filepath.Glob(filepath.Join(root(), "docs", "*.md"))
+	n := newFleetNet(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Minute)
+	defer cancel()
+	run := "^TestDocs$"
+	if one := os.Getenv("RBEE_PAGE"); one != "" { // one page, for who writes it
+		run += "/^" + regexp.QuoteMeta(one) + "$"
+	}
+	cmd := exec.CommandContext(ctx, "ip", "netns", "exec", n.queen(), os.Args[0], "-test.run="+run, "-test.v", "-test.timeout=6m")
+	cmd.Env = append(os.Environ(), "RBEE_FLEET="+n.prefix, "RBEE_BIN="+bin, "RBEE_PACKED="+packModules(t))
+	out, err := cmd.CombinedOutput()
+	t.Logf("%s", out)
 	if err != nil {
 		t.Fatal(err)
 	}
-	more, err := filepath.Glob(filepath.Join(root(), "docs", "*", "*.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	pages = append(append(pages, more...), filepath.Join(root(), "README.md"), filepath.Join(root(), "CONTRIBUTING.md"))
-	ran := 0
-	for _, page := range pages {
-		name, err := filepath.Rel(root(), page)
-		if err != nil {
-			t.Fatal(err)
-		}
-		text, err := os.ReadFile(page)
-		if err != nil {
-			t.Fatal(err)
-		}
-		run, skipped := shellBlocks(string(text))
-		if skipped > 0 && norun[name] == "" || skipped == 0 && norun[name] != "" {
-			t.Errorf("%s has %d blocks that are not run; the test's list says %q", name, skipped, norun[name])
-		}
-		if len(run) == 0 {
-			continue
-		}
-		ran += len(run)
-		t.Run(name, func(t *testing.T) { runPage(t, bin, run) })
-	}
-	if ran < 15 {
-		t.Errorf("only %d blocks were found", ran)
-	}
 }
 
-// shellBlocks returns the blocks to run and the number of those that can't be.
-func shellBlocks(text string) (run []string, skipped int) {
-	var block []string
-	in := ""
-	for line := range strings.Lines(text) {
-		fence := strings.HasPrefix(line, "```")
-		switch {
-		case fence && in == "":
-			in = strings.TrimSpace(strings.TrimPrefix(line, "```"))
-			if in == "" {
-				in = "text"
-			}
-			block = nil
-		case fence:
-			switch in {
-			case "sh":
-				run = append(run, strings.Join(block, ""))
-			case "sh norun":
-				skipped++
-			}
-			in = ""
-		default:
-			block = append(block, line)
+// runPage runs the blocks of one page as one script, and ends everything that it started.
+func runPage(t *testing.T, n fleetNet, p page) {
+	t.Cleanup(func() {
+		if n.prefix == "" {
+			return
 		}
-	}
-	return run, skipped
-}
-
-// runPage runs the blocks of one page as one script, which ends with everything that it started.
-func runPage(t *testing.T, bin string, blocks []string) {
-	home := t.TempDir()
-	env := []string{"HOME=" + home, "PATH=" + bin + ":" + os.Getenv("PATH"), "TMPDIR=" + home, "TERM=dumb", "LANG=C.UTF-8"}
-	for _, name := range []string{"GOPATH", "GOMODCACHE", "GOCACHE", "GOPROXY", "GOFLAGS", "GONOSUMDB", "GONOSUMCHECK", "GOSUMDB", "GOTOOLCHAIN"} {
-		if out, err := exec.Command("go", "env", name).Output(); err == nil && strings.TrimSpace(string(out)) != "" {
-			env = append(env, name+"="+strings.TrimSpace(string(out)))
+		for _, pid := range n.pids(n.queen()) {
+			if pid != os.Getpid() {
+				_ = syscall.Kill(pid, syscall.SIGKILL)
+			}
 		}
-	}
-	dir := home
-	script := strings.Join(blocks, "")
-	if strings.Contains(script, "make ") {
-		dir = root()
-	} else {
-		q := start(t, "models: {demo: {ref: \"sim:demo?ttft=5ms&itl=1ms\"}}\n")
-		env = append(env, "RBEE_URL="+q.url)
-	}
+	})
+	w := newWorld(t, n, p)
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "bash", "-euo", "pipefail", "-c", script)
-	cmd.Dir, cmd.Env = dir, env
+	cmd := exec.CommandContext(ctx, "bash", "-euo", "pipefail", "-c", p.script())
+	cmd.Dir, cmd.Env = w.dir, w.env
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	out, err := cmd.CombinedOutput()
-	_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // whatever the page left running
+	cmd.WaitDelay = 5 * time.Second // what the page left running may hold the output
+	path := filepath.Join(t.TempDir(), "output")
+	out, err := os.Create(path)
 	if err != nil {
-		t.Errorf("%v\n%s\nthe script:\n%s", err, out, script)
+		t.Fatal(err)
 	}
+	cmd.Stdout, cmd.Stderr = out, out
+	err = cmd.Run()
+	if cmd.Process != nil {
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+	}
+	_ = out.Close()
+	said, readErr := os.ReadFile(path)
+	if err != nil || readErr != nil {
+		last := p.run[max(0, strings.Count(string(said), "\n@block ")-1)]
+		t.Fatalf("%v %v\n%s\nin the block at line %d:\n%s", err, readErr, said, last.line, last.text)
+	}
+	p.compare(t, string(said))
+	if w.after != nil {
+		w.after()
+	}
+}
+
+// script is the page's blocks one after another, each behind a line that says which it is.
+func (p page) script() string {
+	var b strings.Builder
+	for i, f := range p.run {
+		fmt.Fprintf(&b, "printf '\\n@block %d\\n'\n%s", i, f.text)
+	}
+	return b.String()
+}
+
+// compare wants every line that the page shows below a block in that block's output, in that order. Figures and ids differ
+// from run to run, and so does the width of a column; a line of dots stands for any number of lines.
+func (p page) compare(t *testing.T, said string) {
+	t.Helper()
+	parts := strings.Split(said, "\n@block ")
+	for i, f := range p.run {
+		if f.shows == "" {
+			continue
+		}
+		if i+1 >= len(parts) {
+			t.Fatalf("the output of block %d is missing:\n%s", i, said)
+		}
+		rest := plain(parts[i+1])
+		for line := range strings.Lines(f.shows) {
+			want := strings.TrimSpace(plain(line))
+			if want == "" || want == "..." {
+				continue
+			}
+			_, after, ok := strings.Cut(rest, want)
+			if !ok {
+				t.Errorf("%s:%d shows a line that its block does not print any more: %q\nit prints:\n%s", p.name, f.line, line, parts[i+1])
+				break
+			}
+			rest = after
+		}
+	}
+}
+
+var (
+	variable = regexp.MustCompile(`\b[0-9]+\.[0-9]+\b|\b(?:w-|job_)?[0-9a-z]*[0-9][0-9a-zA-Z]*\b|[KMG]iB|[0-9]+`)
+	spaces   = regexp.MustCompile(`[ \t]+`)
+)
+
+// plain takes out of a text what differs from run to run.
+func plain(s string) string {
+	return spaces.ReplaceAllString(variable.ReplaceAllString(s, "#"), " ")
 }

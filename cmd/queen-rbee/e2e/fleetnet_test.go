@@ -158,10 +158,15 @@ func newMachine(t *testing.T, n fleetNet, i int) *machine {
 // sshd starts the host's sshd.
 func (m *machine) sshd(t *testing.T) {
 	t.Helper()
+	m.daemon(t, `mount --bind "$2" "$3" && exec /usr/sbin/sshd -D -f "$1/conf" -E "$1/log"`, m.home, rootHome())
+}
+
+// daemon starts the host's sshd by a script that is given the machine's directory and more, and waits for its pid file.
+func (m *machine) daemon(t *testing.T, script string, args ...string) {
+	t.Helper()
 	_ = os.Remove(filepath.Join(m.dir, "pid"))
 	// ip netns exec gives the process mounts of its own
-	m.cmd = exec.Command("ip", "netns", "exec", m.n.host(m.i), "sh", "-c", `mount --bind "$1" "$2" && exec /usr/sbin/sshd -D -f "$3/conf" -E "$3/log"`,
-		"sh", m.home, rootHome(), m.dir)
+	m.cmd = exec.Command("ip", append([]string{"netns", "exec", m.n.host(m.i), "sh", "-c", script, "sh", m.dir}, args...)...)
 	if err := m.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -25,7 +25,6 @@ type Config struct {
 	Telemetry     Telemetry         `yaml:"telemetry"`
 	Log           Log               `yaml:"log"`
 	SSH           SSH               `yaml:"ssh"`
-	Provision     Provision         `yaml:"provision"`
 }
 
 // Hive is a machine on which a hive is to run.
@@ -141,12 +140,6 @@ type Log struct {
 // SSH bounds what hives may be reached with.
 type SSH struct {
 	KeyDir string `yaml:"key_dir"` // the only directory that key files are read from; "" = any
-}
-
-// Provision says where models may come from beside the Hugging Face hub.
-type Provision struct {
-	AllowURLs []string `yaml:"allow_urls"`
-	Budget    int64    `yaml:"disk_budget"` // bytes a hive may use for models; 0: all but a headroom
 }
 
 // Duration reads and prints as Go writes durations: 90s, 10m, 168h.
