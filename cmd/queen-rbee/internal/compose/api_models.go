@@ -129,6 +129,16 @@ func (c *catalog) OnHives(_ context.Context, node string) ([]httpserver.Model, e
 			}
 			out = append(out, r)
 		}
+		for _, w := range snap.Workers { // a worker may outlive what its hive remembers of the model: after an upgrade, for instance
+			if w.Node != h.Name || w.ModelRef == "" || slices.ContainsFunc(out, func(m httpserver.Model) bool { return m.Node == w.Node && m.ModelRef == w.ModelRef }) {
+				continue
+			}
+			r := httpserver.Model{ModelRef: w.ModelRef, Node: h.Name, Model: w.Model, State: map[bool]string{true: "loaded", false: "loading"}[ready(w)]}
+			if e, ok := c.prov.Named(w.ModelRef); ok {
+				r.Model, r.MemoryEstimate = e.Name, c.prov.Need(e.Ref, e.Slots, e.Context).Memory
+			}
+			out = append(out, r)
+		}
 	}
 	return append(out, c.coming(node, out)...), nil
 }
