@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 )
 
 // Polled is a body that can be read without waiting.
@@ -23,8 +24,8 @@ type Polled interface {
 // errChoked says that the readers need time.
 var errChoked = errors.New("the readers can't keep up")
 
-// CopyThen is Copy without a goroutine that waits for the worker. It returns at the first silence after a frame, with parked
-// set, and then is called with what Copy would have returned, on a goroutine of its own. An answer that ends before that,
+// CopyThen is Copy without a goroutine that waits for the worker. It returns at a silence soon after the first frame, with
+// parked set, and then is called with what Copy would have returned, on a goroutine of its own. An answer that ends before that,
 // a body that can't be polled, and a detached stream, whose frames wait for the journal, are as with Copy.
 func (s *Stream) CopyThen(ctx context.Context, body Polled, o CopyOptions, then func(Outcome, error)) (out Outcome, parked bool, err error) {
 	c := s.newCopier(ctx, body, o)
@@ -71,8 +72,8 @@ func (s *Stream) park(on bool) {
 	s.parked = on
 }
 
-// pass is called before a read: what came is passed on. From the first frame on it is the poller that waits for more. There
-// the frames of all streams that have something are passed on together.
+// pass is called before a read: what came is passed on. Soon after the first frame it is the poller that waits for more.
+// There the frames of all streams that have something are passed on together.
 func (c *copier) pass() {
 	switch {
 	case c.polled != nil:
@@ -81,7 +82,7 @@ func (c *copier) pass() {
 			c.s.hub.pass(c.s, c.polled)
 		}
 		return
-	case c.polls != nil && !c.out.First.IsZero():
+	case c.polls != nil && !c.out.First.IsZero() && time.Since(c.out.First) >= takeAfter:
 		if c.polls.Poll(c.ready) {
 			c.polled = c.polls
 			c.p.poll(c.s.hub)

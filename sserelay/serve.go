@@ -26,6 +26,7 @@ type server struct {
 	rc         *http.ResponseController
 	headers    bool
 	begun      time.Time
+	opened     time.Time // when the headers went out
 	last       time.Time // last write
 	deadline   time.Time // when the write deadline was set
 	noDeadline bool      // the writer has none
@@ -250,7 +251,7 @@ func (sv *server) wait() time.Duration {
 		due = sv.begun.Add(sv.o.HoldHeaders)
 	}
 	if sv.v.TakeOver != nil && sv.headers {
-		due = sv.begun.Add(takeAfter)
+		due = sv.opened.Add(takeAfter)
 	}
 	if sv.ephDue {
 		if at := sv.ephAt.Add(time.Second); at.Before(due) {
@@ -306,7 +307,7 @@ func (sv *server) open() error {
 	if sv.v.OnHeaders != nil {
 		sv.v.OnHeaders(h)
 	}
-	sv.headers = true
+	sv.headers, sv.opened = true, time.Now()
 	sv.arm()
 	if sv.v.TakeOver != nil {
 		select {

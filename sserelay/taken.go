@@ -28,9 +28,9 @@ type Conn interface {
 // ResponseWriter no more, and Conn.Finish is called at the end.
 var ErrTaken = errors.New("the connection was taken over")
 
-// takeAfter is how long an answer must have lasted for its connection to be taken over: a shorter one would not earn what
-// that costs.
-const takeAfter = 10 * time.Millisecond
+// takeAfter is how long an answer must have been coming for its connection to be taken over, and its worker's to be polled:
+// a shorter one would not earn what that costs.
+const takeAfter = 25 * time.Millisecond
 
 // A reader whose connection was taken over has no goroutine: the writing side serves it, without ever waiting for it; a
 // timer sends its pings; and where it can't be written to at once, a goroutine is started for as long as that lasts.
@@ -47,7 +47,7 @@ type taken struct {
 
 // mayTake reports whether it is time to take the connection over.
 func (sv *server) mayTake(now time.Time) bool {
-	return sv.headers && sv.v.TakeOver != nil && now.Sub(sv.begun) >= takeAfter
+	return sv.headers && sv.v.TakeOver != nil && now.Sub(sv.opened) >= takeAfter
 }
 
 // takeOver goes on without the goroutine that it is called on; own is held, and given back when it reports true.
