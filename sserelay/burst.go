@@ -53,7 +53,9 @@ func (s *Stream) emitBurst(b *burst) error {
 	s.bufferAll(b)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	at = 0
+	if at = 0; len(b.ends) > 1 {
+		s.win.grow(len(b.data), len(b.ends), s.hub.o.Window)
+	}
 	for i, end := range b.ends {
 		s.trim(end - at)
 		s.win.push(Meta(b.metas[i]), b.data[at:end], s.hub.o.Window)

@@ -1,5 +1,7 @@
 package sserelay
 
+import "slices"
+
 // window holds the newest frames of a stream in memory, at most a fixed number of bytes; older ones are in the journal.
 type window struct {
 	data []byte
@@ -48,6 +50,19 @@ func (w *window) push(m Meta, data []byte, limit int) {
 	}
 	w.refs = append(w.refs, ref{off: uint32(len(w.data)), size: uint32(len(data)), meta: m})
 	w.data = append(w.data, data...)
+}
+
+// grow makes room for n bytes in several frames that are about to be pushed.
+func (w *window) grow(n, frames, limit int) {
+	if w.head > 0 && (w.head == len(w.refs) || cap(w.data)-len(w.data) < n) {
+		w.compact()
+	}
+	if n = min(n, limit/2-len(w.data)); w.data != nil && cap(w.data)-len(w.data) < n {
+		w.data = slices.Grow(w.data, n)
+	}
+	if w.refs != nil {
+		w.refs = slices.Grow(w.refs, frames)
+	}
 }
 
 // at returns a live frame.

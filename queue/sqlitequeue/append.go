@@ -2,6 +2,7 @@ package sqlitequeue
 
 import (
 	"context"
+	"slices"
 
 	"github.com/queen-rbee/queen-rbee/queue"
 )
@@ -57,6 +58,9 @@ func (j *Journal) BufferAll(job string, first uint64, metas []uint32, ends []int
 	case j.unsettled > maxUnsettled || len(j.batch.buf) > maxParked:
 		j.wakeSettle()
 		return queue.ErrStorageFull
+	}
+	if s.raw != nil {
+		s.raw = slices.Grow(s.raw, len(data))
 	}
 	at := 0
 	for i, end := range ends {

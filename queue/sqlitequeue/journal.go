@@ -33,8 +33,10 @@ type Journal struct {
 	floor     string // a stream that is not in memory and whose name is above this never had a frame
 	batch     *batch
 	spare     *batch   // empty, to be used again
+	peak      int      // of the batches since shrink
 	free      []frames // likewise
 	freeBytes int      // in free
+	freeUsed  int      // taken out of it since shrink
 	writing   bool
 	tails     [2]*tail
 	active    int
@@ -135,7 +137,8 @@ type frames struct {
 const (
 	freeFrames = 1024
 	freeRaw    = 512 << 10
-	freeMost   = 16 << 20
+	freeMost   = 48 << 20
+	freeLeast  = 1 << 20
 )
 
 // room gives a stream memory for its next frames. j.mu is held.
@@ -143,6 +146,7 @@ func (j *Journal) room(s *stream, n int) {
 	if last := len(j.free) - 1; last >= 0 {
 		s.raw, s.refs = j.free[last].raw, j.free[last].refs
 		j.freeBytes -= cap(s.raw)
+		j.freeUsed++
 		j.free[last] = frames{}
 		j.free = j.free[:last]
 		return
@@ -160,8 +164,11 @@ func (j *Journal) giveBack(p *pack) {
 	p.raw, p.refs = nil, nil
 }
 
-// spareBatch is the most that a batch may hold to be used again.
-const spareBatch = 1 << 20
+// spareBatch is the most that a batch may hold to be used again; smallBatch what is kept of that in quiet times.
+const (
+	spareBatch = 8 << 20
+	smallBatch = 256 << 10
+)
 
 // newBatch returns an empty batch. j.mu is held.
 func (j *Journal) newBatch() *batch {
@@ -177,9 +184,27 @@ func (j *Journal) reuse(b *batch) {
 	if b.done != nil || cap(b.buf) > spareBatch {
 		return
 	}
+	j.peak = max(j.peak, len(b.buf))
 	clear(b.recs)
 	b.buf, b.recs = b.buf[:0], b.recs[:0]
 	j.spare = b
+}
+
+// shrink gives back memory that nobody used since the last time.
+func (j *Journal) shrink() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for n := len(j.free) / 2; j.freeUsed < n/2 && j.freeBytes > freeLeast && len(j.free) > n; {
+		last := len(j.free) - 1
+		j.freeBytes -= cap(j.free[last].raw)
+		j.free[last] = frames{}
+		j.free = j.free[:last]
+	}
+	j.freeUsed = 0
+	if j.spare != nil && cap(j.spare.buf) > smallBatch && j.peak < cap(j.spare.buf)/4 {
+		j.spare = nil
+	}
+	j.peak = 0
 }
 
 // OpenJournal opens or creates the journal at path, with two tail files beside it, takes in what the tails hold and
@@ -305,6 +330,7 @@ func (j *Journal) run() {
 		}
 		_ = j.Flush() // logged; what was buffered is kept
 		if hurry || time.Since(settled) >= j.o.Settle {
+			j.shrink()
 			if err := j.settle(); err != nil {
 				j.o.Logger.Error("sqlitequeue: journal settle, tried again", "err", err)
 			}
