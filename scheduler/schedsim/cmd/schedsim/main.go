@@ -41,6 +41,7 @@ func run(args []string, out io.Writer) error {
 	skew := fs.Float64("skew", 0, "popularity of models: 0 = equal")
 	policy := fs.String("policy", "all", "native, native-blind, native-plain, basic, shared-cache, a rival, or all")
 	fs.Uint64Var(&cfg.Seed, "seed", 1, "seed")
+	grid := fs.Bool("grid", false, "run the fleets of the grid over -trace (every family without it) and count where -policy (native) is behind the best rival")
 	format := fs.String("o", "table", "table, markdown or json")
 	var w scheduler.Weights
 	fs.Float64Var(&w.Uncached, "k", 0, "weight of uncached work; 0 = default")
@@ -51,6 +52,9 @@ func run(args []string, out io.Writer) error {
 	fs.DurationVar(&w.Hold, "margin", 0, "by how much waiting must win; 0 = default")
 	if err := fs.Parse(args); err != nil {
 		return err
+	}
+	if *grid {
+		return runGrid(out, *trace, *policy, w)
 	}
 	for f := range strings.SplitSeq(*speeds, ",") {
 		v, err := strconv.ParseFloat(f, 64)
@@ -111,4 +115,27 @@ func write(out io.Writer, format string, results []*schedsim.Result) error {
 		}
 	}
 	return err
+}
+
+// runGrid counts the cells in which the policy is behind.
+func runGrid(out io.Writer, trace, policy string, w scheduler.Weights) error {
+	traces := []string{trace}
+	if trace == "" {
+		traces = traces[:0]
+		for _, f := range schedsim.Families() {
+			traces = append(traces, "gen:"+f)
+		}
+	}
+	if policy == "all" {
+		policy = "native"
+	}
+	var scores []schedsim.Score
+	for _, t := range traces {
+		s, err := schedsim.Grid(policy, t, schedsim.Cells(), func(seed uint64) ([]schedsim.Request, error) { return requests(t, seed) }, w)
+		if err != nil {
+			return err
+		}
+		scores = append(scores, s...)
+	}
+	return schedsim.WriteScores(out, scores, 12)
 }
