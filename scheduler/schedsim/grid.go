@@ -118,8 +118,8 @@ func (s *Score) Ratio(metric int) float64 {
 	return s.Ours[metric] / max(s.Best[metric], 1e-3)
 }
 
-// Grid runs a policy and the rivals on every cell over a trace.
-func Grid(policy, trace string, cells []Cell, load func(seed uint64) ([]Request, error), w scheduler.Weights) ([]Score, error) {
+// Grid runs a policy and the rivals on every cell over a trace; each, when given, sees every result of a cell.
+func Grid(policy, trace string, cells []Cell, load func(seed uint64) ([]Request, error), w scheduler.Weights, each func(*Cell, []*Result)) ([]Score, error) {
 	var out []Score
 	for i := range cells {
 		c := &cells[i]
@@ -132,13 +132,16 @@ func Grid(policy, trace string, cells []Cell, load func(seed uint64) ([]Request,
 		if err != nil {
 			return nil, err
 		}
+		all := []*Result{ours}
 		s := Score{Trace: trace, Cell: c, Ours: ours.metrics()}
 		names := Rivals()
 		if c.Config.Models > 1 {
 			names = names[:1] // each model has one worker at most: they differ in nothing
 		}
 		for k, name := range names {
-			m := RunRival(name, reqs, c.Config).metrics()
+			r := RunRival(name, reqs, c.Config)
+			all = append(all, r)
+			m := r.metrics()
 			for j := range m {
 				if k == 0 || m[j] < s.Best[j] {
 					s.Best[j] = m[j]
@@ -146,6 +149,9 @@ func Grid(policy, trace string, cells []Cell, load func(seed uint64) ([]Request,
 			}
 		}
 		out = append(out, s)
+		if each != nil {
+			each(c, all)
+		}
 	}
 	return out, nil
 }

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -42,6 +44,8 @@ func run(args []string, out io.Writer) error {
 	policy := fs.String("policy", "all", "native, native-blind, native-plain, basic, shared-cache, a rival, or all")
 	fs.Uint64Var(&cfg.Seed, "seed", 1, "seed")
 	grid := fs.Bool("grid", false, "run the fleets of the grid over -trace (every family without it) and count where -policy (native) is behind the best rival")
+	cells := fs.String("cells", "", "with -grid: only the cells whose family and name match this regular expression, with all that was measured")
+	worst := fs.Int("worst", 12, "with -grid: the worst cells to list of each metric")
 	format := fs.String("o", "table", "table, markdown or json")
 	var w scheduler.Weights
 	fs.Float64Var(&w.Uncached, "k", 0, "weight of uncached work; 0 = default")
@@ -54,7 +58,7 @@ func run(args []string, out io.Writer) error {
 		return err
 	}
 	if *grid {
-		return runGrid(out, *trace, *policy, w)
+		return runGrid(out, *trace, *policy, *cells, w, *worst)
 	}
 	for f := range strings.SplitSeq(*speeds, ",") {
 		v, err := strconv.ParseFloat(f, 64)
@@ -118,7 +122,11 @@ func write(out io.Writer, format string, results []*schedsim.Result) error {
 }
 
 // runGrid counts the cells in which the policy is behind.
-func runGrid(out io.Writer, trace, policy string, w scheduler.Weights) error {
+func runGrid(out io.Writer, trace, policy, cells string, w scheduler.Weights, worst int) error {
+	only, err := regexp.Compile(cells)
+	if err != nil {
+		return fmt.Errorf("-cells: %w", err)
+	}
 	traces := []string{trace}
 	if trace == "" {
 		traces = traces[:0]
@@ -131,11 +139,19 @@ func runGrid(out io.Writer, trace, policy string, w scheduler.Weights) error {
 	}
 	var scores []schedsim.Score
 	for _, t := range traces {
-		s, err := schedsim.Grid(policy, t, schedsim.Cells(), func(seed uint64) ([]schedsim.Request, error) { return requests(t, seed) }, w)
-		if err != nil {
+		some := slices.DeleteFunc(schedsim.Cells(), func(c schedsim.Cell) bool { return !only.MatchString(t + " " + c.Name) })
+		each := func(c *schedsim.Cell, rs []*schedsim.Result) {
+			fmt.Fprintln(out, t, c.Name)
+			err = errors.Join(err, write(out, "table", rs))
+		}
+		if cells == "" {
+			each = nil
+		}
+		s, failed := schedsim.Grid(policy, t, some, func(seed uint64) ([]schedsim.Request, error) { return requests(t, seed) }, w, each)
+		if err = errors.Join(err, failed); err != nil {
 			return err
 		}
 		scores = append(scores, s...)
 	}
-	return schedsim.WriteScores(out, scores, 12)
+	return schedsim.WriteScores(out, scores, worst)
 }
