@@ -103,7 +103,7 @@ type Score struct {
 	Ours, Best [4]float64 // as in Metrics
 }
 
-// Metrics are what a grid compares; less is better in each.
+// metrics are what a grid compares; less is better in each.
 var metrics = [4]string{"TTFT p50", "TTFT p99", "swaps/h", "cold first tokens"}
 
 func (r *Result) metrics() [4]float64 {
