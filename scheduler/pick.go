@@ -420,11 +420,11 @@ func (s *Scheduler) undrain() {
 	})
 }
 
-// turn is how long a busy worker serves its model before another model's line may take its memory: 120 loads,
-// so that loading stays a small part of the time, though not above a quarter of an hour where a load is quick.
+// turn is how long a busy worker serves its model before another model's line may take its memory: 60 loads,
+// so that loading stays a small part of the time, and at most 7 minutes, so that nobody waits for it until a queue gives him up.
 func (s *Scheduler) turn(w *worker) int64 {
 	load := int64(s.loadTime(w.model, w.model.need, w.hive))
-	return max(min(120*load, int64(15*time.Minute)), 20*load, int64(2*time.Second))
+	return max(min(60*load, int64(7*time.Minute)), 20*load, int64(2*time.Second))
 }
 
 // wakeup is when something is expected to change by itself.
