@@ -71,6 +71,16 @@ report() {
     "$tmp/schedsim" -trace "gen:$family" -o markdown -spread 0s -slots 4 -decode 100 -models 5 -hold 2 -workers 3 -scale 0.3 -skew 0.5 -policy native,native-blind,native-plain,least-loaded
     echo
   done
+  echo "## The grid (schedsim -grid): where native is behind the best of the rivals"
+  echo
+  echo "432 cells: six families on 72 fleets and loads, two seeds; each metric beside the rival that is best at it. A ratio below 1 is ahead."
+  echo
+  for policy in native native-blind-plain; do
+    echo "### $policy"
+    echo
+    "$tmp/schedsim" -grid -worst 0 -policy $policy
+    echo
+  done
   if [[ -f $azure ]]; then
     echo "## azure-conv-2023 (no prefixes), 4 workers, 4 slots"
     echo

@@ -5,9 +5,9 @@ import "time"
 // Weights tune the native policy; zero means the default of each.
 type Weights struct {
 	Uncached float64       // what a second of recomputing a cached prefix costs for each job behind; 0 = 0.7
-	Size     float64       // how far a long job ranks behind a short one, in its own prefill times; 0 = 8
-	Setback  float64       // no job is set back by more than this share of the longest wait, below 1; 0 = 0.6
-	Linger   float64       // an idle worker is kept for this share of its load time; 0 = 0.06, negative = none
+	Size     float64       // how far a long job ranks behind a short one, in its own prefill times; 0 = 6
+	Setback  float64       // no job is set back by more than this share of the longest wait, below 1; 0 = 0.8
+	Linger   float64       // an idle worker is kept for this share of its load time, up to five times as long behind a long line; 0 = 0.04, negative = none
 	Pace     time.Duration // a worker whose prefill is busy for longer gets nothing yet; 0 = 20 ms
 	Hold     time.Duration // waiting must win by this much over a free worker; 0 = 50 ms
 }
@@ -17,13 +17,13 @@ func (w Weights) withDefaults() Weights {
 		w.Uncached = 0.7
 	}
 	if w.Size == 0 {
-		w.Size = 8
+		w.Size = 6
 	}
 	if w.Setback == 0 {
-		w.Setback = 0.6
+		w.Setback = 0.8
 	}
 	if w.Linger == 0 {
-		w.Linger = 0.06
+		w.Linger = 0.04
 	}
 	if w.Pace == 0 {
 		w.Pace = 20 * time.Millisecond

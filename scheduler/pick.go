@@ -219,7 +219,7 @@ func (s *Scheduler) submitted(job *Job, now int64) int64 {
 // rankAll orders the window: by age, with each job set back by a few times what it takes. Short jobs
 // pass long ones that came shortly before, and nobody waits for ever, since every rank is fixed.
 func (s *Scheduler) rankAll(items []item, now int64) {
-	limit, share := int64(time.Second), s.opts.Weights.Setback
+	limit, share, sum := int64(time.Second), s.opts.Weights.Setback, int64(0)
 	if s.pace.off {
 		share /= 2 // behind us the workers' own queues are first come, first served
 	}
@@ -242,15 +242,27 @@ func (s *Scheduler) rankAll(items []item, now int64) {
 		if own == never {
 			own = int64(float64(it.job.PromptTokens) / s.opts.PrefillRate * 1e9)
 		}
-		it.rank = it.eff + min(int64(s.opts.Weights.Size*float64(own)), limit)
-		if it.job.Priority == Batch {
-			it.rank += int64(s.opts.BatchDelay)
-		}
+		it.best, sum = own, sum+own
 		if it.m != nil {
 			it.m.waitWork += own
 		}
 	}
+	mean := float64(max(sum/int64(max(len(items), 1)), 1))
+	for k := range items {
+		it := &items[k]
+		it.rank = it.eff + s.setback(float64(it.best), mean, float64(limit))
+		if it.job.Priority == Batch {
+			it.rank += int64(s.opts.BatchDelay)
+		}
+	}
 	slices.SortStableFunc(items, func(a, b item) int { return cmp(a.rank, b.rank) })
+}
+
+// setback is how far a job that takes own ranks behind its age, never by more than limit: by a few times what it
+// takes, up to most of the limit, and beyond that by how it compares with the mean of the line, so that order
+// among long jobs is kept where all of them are set back that far.
+func (s *Scheduler) setback(own, mean, limit float64) int64 {
+	return int64(min(s.opts.Weights.Size*own, 0.75*limit) + 0.25*limit*own/(own+mean))
 }
 
 // layout gives every job its best worker in turn, counting those before it. The first whose turn is now
@@ -408,11 +420,11 @@ func (s *Scheduler) undrain() {
 	})
 }
 
-// turn is how long a worker serves its model before another model's line may take its memory: forty loads,
-// so that loading stays a small part of the time, though not above five minutes where a load is quick.
+// turn is how long a busy worker serves its model before another model's line may take its memory: 60 loads,
+// so that loading stays a small part of the time, and at most 7 minutes, so that nobody waits for it until a queue gives him up.
 func (s *Scheduler) turn(w *worker) int64 {
 	load := int64(s.loadTime(w.model, w.model.need, w.hive))
-	return max(min(40*load, int64(5*time.Minute)), 20*load, int64(2*time.Second))
+	return max(min(60*load, int64(7*time.Minute)), 20*load, int64(2*time.Second))
 }
 
 // wakeup is when something is expected to change by itself.

@@ -216,13 +216,13 @@ func (s *Scheduler) spare(w *worker, by *model, now int64, all, replica bool) bo
 	return all && (!replica || now-w.lastUse > 4*s.turn(w))
 }
 
-// linger is how long a worker that has just fallen idle is spared: its next request is often near. A
-// caller that doesn't come back by itself can't be made to wait for it.
+// linger is how long a worker that has just fallen idle is spared: its next request is often near, and the longer
+// the line, the more a load costs. A caller that doesn't come back by itself can't be made to wait for it.
 func (s *Scheduler) linger(w *worker) int64 {
 	if s.pace.off || s.opts.Eager {
 		return 0
 	}
-	pressure := min(float64(s.lineLen)/8, 1)
+	pressure := min(float64(s.lineLen)/8, 1) * min(max(float64(s.lineLen)/16, 1), 5)
 	return int64(s.opts.Weights.Linger * pressure * float64(s.loadTime(w.model, w.model.need, w.hive)))
 }
 

@@ -180,5 +180,5 @@ func (s *Scheduler) policyInfo() PolicyInfo {
 
 const (
 	nativeName = "default"
-	nativeHash = "builtin-1"
+	nativeHash = "builtin-2"
 )

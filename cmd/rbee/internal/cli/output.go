@@ -252,8 +252,17 @@ func decisionText(v any) string {
 		}
 		cost, _ := m["cost"].(map[string]any)
 		verdict := "left out"
-		if kept, _ := m["kept"].(bool); kept {
+		kept, _ := m["kept"].(bool)
+		if kept {
 			verdict = fmt.Sprintf("rank %s, %.3f s", text(m["rank"]), number(cost["total_s"]))
+		}
+		if dash(m["worker_id"]) == "" { // a hive that the model could be loaded on
+			verdict = "could load it"
+			if !kept {
+				verdict = "left out"
+			}
+			lines = append(lines, strings.TrimSpace(fmt.Sprintf("hive %s: %s %s", text(m["node"]), verdict, dash(m["reason"]))))
+			continue
 		}
 		lines = append(lines, strings.TrimSpace(fmt.Sprintf("%s on %s: %s %s", text(m["worker_id"]), text(m["node"]), verdict, dash(m["reason"]))))
 	}

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -41,6 +43,9 @@ func run(args []string, out io.Writer) error {
 	skew := fs.Float64("skew", 0, "popularity of models: 0 = equal")
 	policy := fs.String("policy", "all", "native, native-blind, native-plain, basic, shared-cache, a rival, or all")
 	fs.Uint64Var(&cfg.Seed, "seed", 1, "seed")
+	grid := fs.Bool("grid", false, "run the fleets of the grid over -trace (every family without it) and count where -policy (native) is behind the best rival")
+	cells := fs.String("cells", "", "with -grid: only the cells whose family and name match this regular expression, with all that was measured")
+	worst := fs.Int("worst", 12, "with -grid: the worst cells to list of each metric")
 	format := fs.String("o", "table", "table, markdown or json")
 	var w scheduler.Weights
 	fs.Float64Var(&w.Uncached, "k", 0, "weight of uncached work; 0 = default")
@@ -51,6 +56,9 @@ func run(args []string, out io.Writer) error {
 	fs.DurationVar(&w.Hold, "margin", 0, "by how much waiting must win; 0 = default")
 	if err := fs.Parse(args); err != nil {
 		return err
+	}
+	if *grid {
+		return runGrid(out, *trace, *policy, *cells, w, *worst)
 	}
 	for f := range strings.SplitSeq(*speeds, ",") {
 		v, err := strconv.ParseFloat(f, 64)
@@ -111,4 +119,39 @@ func write(out io.Writer, format string, results []*schedsim.Result) error {
 		}
 	}
 	return err
+}
+
+// runGrid counts the cells in which the policy is behind.
+func runGrid(out io.Writer, trace, policy, cells string, w scheduler.Weights, worst int) error {
+	only, err := regexp.Compile(cells)
+	if err != nil {
+		return fmt.Errorf("-cells: %w", err)
+	}
+	traces := []string{trace}
+	if trace == "" {
+		traces = traces[:0]
+		for _, f := range schedsim.Families() {
+			traces = append(traces, "gen:"+f)
+		}
+	}
+	if policy == "all" {
+		policy = "native"
+	}
+	var scores []schedsim.Score
+	for _, t := range traces {
+		some := slices.DeleteFunc(schedsim.Cells(), func(c schedsim.Cell) bool { return !only.MatchString(t + " " + c.Name) })
+		each := func(c *schedsim.Cell, rs []*schedsim.Result) {
+			fmt.Fprintln(out, t, c.Name)
+			err = errors.Join(err, write(out, "table", rs))
+		}
+		if cells == "" {
+			each = nil
+		}
+		s, failed := schedsim.Grid(policy, t, some, func(seed uint64) ([]schedsim.Request, error) { return requests(t, seed) }, w, each)
+		if err = errors.Join(err, failed); err != nil {
+			return err
+		}
+		scores = append(scores, s...)
+	}
+	return schedsim.WriteScores(out, scores, worst)
 }
