@@ -59,11 +59,12 @@ func (sv *server) pump() (done bool, err error) {
 	}
 }
 
-// flush brings frames that were published without a wake to the readers.
-func (s *Stream) flush() {
+// flush brings frames that were published without a wake to the readers. mayWait says that whoever calls may be held up by a
+// reader; on the poller's goroutine that would hold up every stream.
+func (s *Stream) flush(mayWait bool) {
 	var room [4]*server
 	s.mu.Lock()
-	lent := s.borrow(room[:0])
+	lent := s.borrow(room[:0], mayWait)
 	s.mu.Unlock()
 	for _, sv := range lent {
 		s.serve(sv)
@@ -94,8 +95,8 @@ func (s *Stream) serve(sv *server) {
 
 // borrow collects the servers that the writing side may use, with own held, and wakes the other readers; mu is held. A
 // connection that was taken over never makes it wait; any other only where nothing but its own worker waits then.
-func (s *Stream) borrow(lent []*server) []*server {
-	alone := !s.o.Detached && !s.parked && len(s.readers) == 1
+func (s *Stream) borrow(lent []*server, mayWait bool) []*server {
+	alone := mayWait && !s.o.Detached && !s.parked && len(s.readers) == 1
 	for _, r := range s.readers {
 		sv := r.sv
 		if sv == nil || sv.conn == nil && !alone || !sv.own.TryLock() {

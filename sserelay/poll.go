@@ -169,7 +169,7 @@ func (h *Hub) passAll() {
 		}
 	}
 	for _, s := range fed {
-		s.flush()
+		s.flush(false)
 	}
 	clear(fed)
 	h.due.Lock()
