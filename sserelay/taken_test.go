@@ -582,8 +582,11 @@ func TestLostJournalIsSaidOnce(t *testing.T) {
 		j.next(5)
 		full.on.Store(false) // there is room again, but a gap could not be read back
 		j.finish()
-		if err := r.ended(t); err != nil || r.all() != serve(t, j.s, v) {
+		if err := r.ended(t); err != nil {
 			t.Errorf("%v", err)
+		}
+		if diff := cmp.Diff(chatStream(words(20)...), r.all()); diff != "" {
+			t.Error(diff)
 		}
 		if told.Load() != 1 || full.tried.Load() != 1 {
 			t.Errorf("told %d times, tried %d times", told.Load(), full.tried.Load())
