@@ -152,7 +152,7 @@ func (h *Hub) pass(s *Stream, p Polled) {
 	first := len(h.fed) == 1
 	h.due.Unlock()
 	if first {
-		p.Later(h.passAll)
+		p.Later(h.passing)
 	}
 }
 
