@@ -432,7 +432,7 @@ func (c *copier) flush() {
 		if !c.s.o.Detached && c.s.watched() { // a detached one's frames are appended, not buffered
 			c.s.hub.flush()
 		}
-		c.s.flush()
+		c.s.flush(true)
 	}
 }
 

@@ -69,6 +69,7 @@ type Hub struct {
 	due     sync.Mutex
 	fed     []*Stream // streams with frames that are not passed on yet
 	spare   []*Stream
+	passing func() // passAll: a method value costs an allocation each time it is made
 	expiry  sync.Mutex
 	over    []expiring // finished streams that are still in memory, the oldest first
 }
@@ -87,7 +88,9 @@ func NewHub(j Journal, o Options) *Hub {
 	}
 	f, _ := j.(Flusher)
 	b, _ := j.(Bulk)
-	return &Hub{journal: j, flusher: f, bulk: b, o: o, streams: make(map[string]*Stream)}
+	h := &Hub{journal: j, flusher: f, bulk: b, o: o, streams: make(map[string]*Stream)}
+	h.passing = h.passAll
+	return h
 }
 
 // Open starts the stream of a job, or with Recovered goes on with the one in the journal. It returns ErrExists

@@ -2,6 +2,9 @@ package sserelay
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
 	"sync"
 	"time"
 )
@@ -40,6 +43,19 @@ func (sv *server) takeBack() {
 	sv.s.mu.Unlock()
 }
 
+// pumpSafely is pump for a goroutine that serves others as well: a panic ends this reader alone.
+func (sv *server) pumpSafely() (done bool, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			sv.s.hub.o.Logger.Error("panic while a reader was served", "job_id", sv.s.id, "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
+			done, err = true, errPanic
+		}
+	}()
+	return sv.pump()
+}
+
+var errPanic = errors.New("panic while a reader was served")
+
 // pump writes everything there is for the reader. done says that it has all. own is held.
 func (sv *server) pump() (done bool, err error) {
 	for {
@@ -59,11 +75,12 @@ func (sv *server) pump() (done bool, err error) {
 	}
 }
 
-// flush brings frames that were published without a wake to the readers.
-func (s *Stream) flush() {
+// flush brings frames that were published without a wake to the readers. mayWait says that whoever calls may be held up by a
+// reader; on the poller's goroutine that would hold up every stream.
+func (s *Stream) flush(mayWait bool) {
 	var room [4]*server
 	s.mu.Lock()
-	lent := s.borrow(room[:0])
+	lent := s.borrow(room[:0], mayWait)
 	s.mu.Unlock()
 	for _, sv := range lent {
 		s.serve(sv)
@@ -72,7 +89,7 @@ func (s *Stream) flush() {
 
 // serve passes what is new to a reader whose server was borrowed.
 func (s *Stream) serve(sv *server) {
-	done, err := sv.pump()
+	done, err := sv.pumpSafely()
 	if sv.conn != nil {
 		if sv.stuck && err == nil {
 			go sv.unstick(done)
@@ -93,12 +110,13 @@ func (s *Stream) serve(sv *server) {
 }
 
 // borrow collects the servers that the writing side may use, with own held, and wakes the other readers; mu is held. A
-// connection that was taken over never makes it wait; any other only where nothing but its own worker waits then.
-func (s *Stream) borrow(lent []*server) []*server {
-	alone := !s.o.Detached && !s.parked && len(s.readers) == 1
+// connection that was taken over never makes it wait, unless its reader is so far behind that it needs the journal; any other
+// only where nothing but its own worker waits then.
+func (s *Stream) borrow(lent []*server, mayWait bool) []*server {
+	alone := mayWait && !s.o.Detached && !s.parked && len(s.readers) == 1
 	for _, r := range s.readers {
 		sv := r.sv
-		if sv == nil || sv.conn == nil && !alone || !sv.own.TryLock() {
+		if sv == nil || sv.conn == nil && !alone || sv.conn != nil && r.pos < s.win.base || !sv.own.TryLock() {
 			s.wakeOne(r)
 			continue
 		}

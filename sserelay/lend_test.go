@@ -115,7 +115,7 @@ func TestStuckReaderIsCutAtItsDeadline(t *testing.T) {
 func (s *Stream) borrowable() *server {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, sv := range s.borrow(nil) {
+	for _, sv := range s.borrow(nil, true) {
 		sv.lent = false
 		sv.own.Unlock()
 		return sv

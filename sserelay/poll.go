@@ -153,7 +153,7 @@ func (h *Hub) pass(s *Stream, p Polled) {
 	first := len(h.fed) == 1
 	h.due.Unlock()
 	if first {
-		p.Later(h.passAll)
+		p.Later(h.passing)
 	}
 }
 
@@ -170,7 +170,7 @@ func (h *Hub) passAll() {
 		}
 	}
 	for _, s := range fed {
-		s.flush()
+		s.flush(false)
 	}
 	clear(fed)
 	h.due.Lock()

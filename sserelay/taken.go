@@ -87,7 +87,7 @@ func (sv *server) turn(first func() error) {
 	sv.waits = true
 	err, done := first(), false
 	if err == nil {
-		done, err = sv.pump()
+		done, err = sv.pumpSafely()
 	}
 	sv.waits = false
 	sv.conclude(done, err)
@@ -144,7 +144,7 @@ func (sv *server) unstick(done bool) {
 	sv.waits = true
 	err := sv.drain()
 	if !done && err == nil {
-		done, err = sv.pump()
+		done, err = sv.pumpSafely()
 	}
 	sv.waits = false
 	sv.conclude(done, err)

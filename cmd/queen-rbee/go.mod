@@ -31,6 +31,7 @@ require (
 	github.com/queen-rbee/queen-rbee/scheduler/schedsim v0.1.0
 	github.com/queen-rbee/queen-rbee/scheduler/scriptsched v0.1.0
 	github.com/queen-rbee/queen-rbee/sserelay v0.1.0
+	go.uber.org/goleak v1.3.0
 )
 
 require (

@@ -70,7 +70,7 @@ func New(log *slog.Logger) (*Loop, error) {
 	}
 	l.file = os.NewFile(uintptr(ep), "epoll")
 	if l.wait, err = l.file.SyscallConn(); err != nil {
-		return nil, err
+		return nil, errors.Join(fmt.Errorf("poll: %w", err), l.shut())
 	}
 	go l.run()
 	return l, nil
@@ -84,14 +84,21 @@ func (l *Loop) Close() error {
 		<-l.done
 		return nil
 	}
-	l.closed, l.rung = true, false
-	l.ringLocked()
+	l.closed = true
+	l.strike()
 	l.mu.Unlock()
 	<-l.done
 	return l.shut()
 }
 
-func (l *Loop) shut() error { return errors.Join(syscall.Close(l.bell), syscall.Close(l.ep)) }
+// shut closes the descriptors, each once: their numbers may be somebody else's soon.
+func (l *Loop) shut() error {
+	err := syscall.Close(l.bell)
+	if l.file != nil {
+		return errors.Join(err, l.file.Close()) // which owns ep
+	}
+	return errors.Join(err, syscall.Close(l.ep))
+}
 
 // Readable returns a watch, paused as yet, that has fn called on the loop's goroutine whenever there is something to read
 // from c, or its other side is gone, until Stop. fn must not block and must take what there is, or Pause. ok is false when c
@@ -128,6 +135,9 @@ func (l *Loop) add(c net.Conn, events uint32, fn func()) (*Watch, bool) {
 
 // control tells the system what is wanted; the loop's mu is held.
 func (w *Watch) control(op int) error {
+	if w.l.closed {
+		return net.ErrClosed
+	}
 	ev := syscall.EpollEvent{Events: w.events, Fd: int32(uint32(w.key)), Pad: int32(uint32(w.key >> 32))}
 	var err error
 	if e := w.raw.Control(func(fd uintptr) { err = syscall.EpollCtl(w.l.ep, op, int(fd), &ev) }); e != nil {
@@ -210,10 +220,15 @@ func (l *Loop) ring() {
 
 // ringLocked wakes the loop, once a round; mu is held.
 func (l *Loop) ringLocked() {
-	if l.rung {
+	if l.rung || l.closed {
 		return
 	}
 	l.rung = true
+	l.strike()
+}
+
+// strike writes to the bell; mu is held.
+func (l *Loop) strike() {
 	var one [8]byte
 	binary.NativeEndian.PutUint64(one[:], 1)
 	_, _ = syscall.Write(l.bell, one[:])
@@ -222,8 +237,7 @@ func (l *Loop) ringLocked() {
 func (l *Loop) run() {
 	defer close(l.done)
 	events := make([]syscall.EpollEvent, 256)
-	var batch []*Watch
-	var later []func()
+	var r round
 	for {
 		var n int
 		var err error
@@ -246,39 +260,66 @@ func (l *Loop) run() {
 		l.rung = true // until this round is over nobody needs to ring
 		for _, ev := range events[:max(n, 0)] {
 			key := uint64(uint32(ev.Fd)) | uint64(uint32(ev.Pad))<<32
-			if w := l.watches[key]; w != nil && !w.paused {
-				batch = append(batch, w)
+			if w := l.watches[key]; w != nil {
+				r.batch = append(r.batch, w)
 			}
 		}
-		for {
-			for _, w := range l.kicked {
-				w.kicked = false
-				if !w.over {
-					batch = append(batch, w)
-				}
-			}
-			clear(l.kicked)
-			l.kicked = l.kicked[:0]
-			if len(batch) == 0 && len(l.later) == 0 {
-				break
-			}
+		for l.due(&r) {
 			l.mu.Unlock()
-			for _, w := range batch {
-				l.call(w.fn)
-			}
-			clear(batch)
-			batch = batch[:0]
-			l.mu.Lock()
-			later, l.later = l.later, later[:0]
-			l.mu.Unlock()
-			for _, fn := range later {
-				l.call(fn)
-			}
-			clear(later)
+			l.serve(&r)
 			l.mu.Lock()
 		}
 		l.rung = false
 		l.mu.Unlock()
+	}
+}
+
+// round is what the loop calls back at a time; its memory is used again.
+type round struct {
+	batch []*Watch
+	later []func()
+}
+
+// due adds who was kicked and what is to be done later; false when there is nothing. mu is held.
+func (l *Loop) due(r *round) bool {
+	for _, w := range l.kicked {
+		w.kicked = false
+		r.batch = append(r.batch, w)
+	}
+	clear(l.kicked)
+	l.kicked = l.kicked[:0]
+	return !l.closed && (len(r.batch) > 0 || len(l.later) > 0)
+}
+
+// serve makes the calls of a round: what is to be done later includes what these calls ask for.
+func (l *Loop) serve(r *round) {
+	for _, w := range r.batch {
+		l.turn(w)
+	}
+	clear(r.batch)
+	r.batch = r.batch[:0]
+	l.mu.Lock()
+	r.later, l.later = l.later, r.later[:0]
+	l.mu.Unlock()
+	for _, fn := range r.later {
+		l.call(fn)
+	}
+	clear(r.later)
+}
+
+// turn calls a watch back, unless it was stopped or paused since it was found due: by a callback before it, or by its own,
+// where the system and Kick both asked for it.
+func (l *Loop) turn(w *Watch) {
+	l.mu.Lock()
+	due := !w.over && !w.paused
+	if due && w.events&oneShot != 0 {
+		w.over = true
+		delete(l.watches, w.key)
+		_ = w.control(syscall.EPOLL_CTL_DEL)
+	}
+	l.mu.Unlock()
+	if due {
+		l.call(w.fn)
 	}
 }
 
