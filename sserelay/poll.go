@@ -82,7 +82,7 @@ func (c *copier) pass() {
 			c.s.hub.pass(c.s, c.polled)
 		}
 		return
-	case c.polls != nil && !c.out.First.IsZero() && time.Since(c.out.First) >= takeAfter:
+	case c.polls != nil && !c.out.First.IsZero() && time.Since(c.out.First) >= c.s.hub.o.TakeAfter:
 		if c.polls.Poll(c.ready) {
 			c.polled = c.polls
 			c.p.poll(c.s.hub)

@@ -251,7 +251,7 @@ func (sv *server) wait() time.Duration {
 		due = sv.begun.Add(sv.o.HoldHeaders)
 	}
 	if sv.v.TakeOver != nil && sv.headers {
-		due = sv.opened.Add(takeAfter)
+		due = sv.opened.Add(sv.o.TakeAfter)
 	}
 	if sv.ephDue {
 		if at := sv.ephAt.Add(time.Second); at.Before(due) {

@@ -28,7 +28,7 @@ type Conn interface {
 // ResponseWriter no more, and Conn.Finish is called at the end.
 var ErrTaken = errors.New("the connection was taken over")
 
-// takeAfter is how long an answer must have been coming for its connection to be taken over, and its worker's to be polled:
+// takeAfter is, by default, how long an answer must have been coming for its connection to be taken over, and its worker's to be polled:
 // a shorter one would not earn what that costs.
 const takeAfter = 25 * time.Millisecond
 
@@ -47,7 +47,7 @@ type taken struct {
 
 // mayTake reports whether it is time to take the connection over.
 func (sv *server) mayTake(now time.Time) bool {
-	return sv.headers && sv.v.TakeOver != nil && now.Sub(sv.opened) >= takeAfter
+	return sv.headers && sv.v.TakeOver != nil && now.Sub(sv.opened) >= sv.o.TakeAfter
 }
 
 // takeOver goes on without the goroutine that it is called on; own is held, and given back when it reports true.
