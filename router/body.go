@@ -62,6 +62,9 @@ func (b *streamBody) over() bool { return b.state == bodyOver && !b.toEnd && !b.
 
 // Read implements io.Reader. A polled body gives 0 and no error where it would have to wait.
 func (b *streamBody) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
 	for {
 		if b.state == bodyOver {
 			return 0, io.EOF
@@ -87,7 +90,7 @@ func (b *streamBody) Read(p []byte) (int, error) {
 
 // raw reads bytes with their framing. An error that comes with bytes comes again.
 func (b *streamBody) raw(p []byte) (int, error) {
-	if b.polled && (b.c.br == nil || b.c.br.Buffered() == 0) {
+	if b.polled && b.c.unread() {
 		if b.dry {
 			b.dry = false
 			return 0, nil
