@@ -33,6 +33,7 @@ const (
 	inTrailer
 	atTrailerLine
 	bodyOver
+	bodyBroken
 )
 
 // maxFraming bounds what a worker may say between two pieces of data: sizes, extensions, trailers.
@@ -66,8 +67,11 @@ func (b *streamBody) Read(p []byte) (int, error) {
 		return 0, nil
 	}
 	for {
-		if b.state == bodyOver {
+		switch b.state {
+		case bodyOver:
 			return 0, io.EOF
+		case bodyBroken:
+			return 0, errFraming
 		}
 		n, err := b.raw(p)
 		if n > 0 {
@@ -131,6 +135,7 @@ func (b *streamBody) decode(p []byte) (int, error) {
 			return out, nil
 		}
 		if err := b.framing(p[i]); err != nil {
+			b.state = bodyBroken
 			return out, err
 		}
 		i++
