@@ -167,7 +167,7 @@ func frameUp(data []byte, rnd *rand.Rand) []byte {
 
 func kindOfEnd(err error) string {
 	switch {
-	case errors.Is(err, io.ErrUnexpectedEOF):
+	case errors.Is(err, io.ErrUnexpectedEOF), strings.Contains(err.Error(), "unexpected EOF reading trailer"):
 		return "cut"
 	case errors.Is(err, io.EOF):
 		return "whole"
