@@ -33,6 +33,7 @@ const (
 	inTrailer
 	atTrailerLine
 	bodyOver
+	bodyBroken
 )
 
 // maxFraming bounds what a worker may say between two pieces of data: sizes, extensions, trailers.
@@ -62,9 +63,15 @@ func (b *streamBody) over() bool { return b.state == bodyOver && !b.toEnd && !b.
 
 // Read implements io.Reader. A polled body gives 0 and no error where it would have to wait.
 func (b *streamBody) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
 	for {
-		if b.state == bodyOver {
+		switch b.state {
+		case bodyOver:
 			return 0, io.EOF
+		case bodyBroken:
+			return 0, errFraming
 		}
 		n, err := b.raw(p)
 		if n > 0 {
@@ -87,7 +94,7 @@ func (b *streamBody) Read(p []byte) (int, error) {
 
 // raw reads bytes with their framing. An error that comes with bytes comes again.
 func (b *streamBody) raw(p []byte) (int, error) {
-	if b.polled && (b.c.br == nil || b.c.br.Buffered() == 0) {
+	if b.polled && b.c.unread() {
 		if b.dry {
 			b.dry = false
 			return 0, nil
@@ -128,6 +135,7 @@ func (b *streamBody) decode(p []byte) (int, error) {
 			return out, nil
 		}
 		if err := b.framing(p[i]); err != nil {
+			b.state = bodyBroken
 			return out, err
 		}
 		i++

@@ -341,9 +341,6 @@ func (f *frames) Poll(fn func()) bool {
 	if p == nil {
 		return false
 	}
-	if c.unread(); c.br != nil {
-		return false
-	}
 	var ok bool
 	if f.poll, ok = p.Readable(c.Conn, fn); !ok {
 		return false

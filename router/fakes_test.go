@@ -115,33 +115,40 @@ func (s *fakeStream) Copy(ctx context.Context, body io.ReadCloser, o CopyOptions
 		if !ok {
 			continue
 		}
-		if data == "[DONE]" || event == "end" {
-			if out.StopReason == "" {
-				out.StopReason = "length"
-			}
-			return out, nil
-		}
-		text, finish, err := readFrame(data)
-		if err != nil {
+		if done, err := s.event(&out, event, data); done || err != nil {
 			return out, err
 		}
-		if finish != "" {
-			out.StopReason = finish
-		}
-		s.mu.Lock()
-		if s.copyErr != nil {
-			defer s.mu.Unlock()
-			return out, s.copyErr
-		}
-		out.Frames++
-		s.frames++
-		s.text += text
-		if text != "" {
-			s.tokens++
-		}
-		s.changed()
-		s.mu.Unlock()
 	}
+}
+
+// event takes in one; done says that it was the last.
+func (s *fakeStream) event(out *Outcome, event, data string) (done bool, err error) {
+	if data == "[DONE]" || event == "end" {
+		if out.StopReason == "" {
+			out.StopReason = "length"
+		}
+		return true, nil
+	}
+	text, finish, err := readFrame(data)
+	if err != nil {
+		return false, err
+	}
+	if finish != "" {
+		out.StopReason = finish
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.copyErr != nil {
+		return false, s.copyErr
+	}
+	out.Frames++
+	s.frames++
+	s.text += text
+	if text != "" {
+		s.tokens++
+	}
+	s.changed()
+	return false, nil
 }
 
 func readFrame(data string) (text, finish string, err error) {
@@ -533,6 +540,7 @@ type rig struct {
 	queue   *fakeQueue
 	fleet   *fakeFleet
 	streams *fakeStreams
+	polled  bool // the streams can be parked
 	mu      sync.Mutex
 	ended   map[string]int
 }
@@ -551,7 +559,11 @@ func (g *rig) start(o Options) {
 		g.ended[j.ID]++
 		g.mu.Unlock()
 	}
-	r := New(g.sched, g.queue, g.fleet, tcpDialer{}, g.streams, o)
+	var streams Streams = g.streams
+	if g.polled {
+		streams = parkingStreams{g.streams}
+	}
+	r := New(g.sched, g.queue, g.fleet, tcpDialer{}, streams, o)
 	g.Router = r
 	ctx, cancel := context.WithCancel(context.Background())
 	ran := make(chan struct{})

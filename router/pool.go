@@ -47,13 +47,14 @@ func (c *conn) reader() *bufio.Reader {
 	return c.br
 }
 
-// unread gives the buffer back if there is nothing in it.
-func (c *conn) unread() {
+// unread gives the buffer back unless there is something in it; it reports whether there is none now.
+func (c *conn) unread() bool {
 	if c.br != nil && c.br.Buffered() == 0 {
 		c.br.Reset(nil)
 		readers.Put(c.br)
 		c.br = nil
 	}
+	return c.br == nil
 }
 
 // Close closes the connection, and tells whoever watches it.
@@ -172,8 +173,7 @@ func (p *pool) put(w *Worker, c *conn) {
 	key := poolKey(w)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	c.unread()
-	if p.closed || len(p.idle[key]) >= p.max || c.br != nil || c.stream && p.curt[key] {
+	if !c.unread() || p.closed || len(p.idle[key]) >= p.max || c.stream && p.curt[key] {
 		_ = c.Close()
 		return
 	}

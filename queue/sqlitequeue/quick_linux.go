@@ -18,8 +18,12 @@ type quickWriter struct {
 	err error
 }
 
-// writeAt is pwrite(2), once; done is false when it was interrupted, or had no room: the whole of it is to be tried in the ordinary way.
+// writeAt is pwrite(2), once; done is false when it was interrupted, or had no room, or the file
+// is closed: the whole of it is to be tried in the ordinary way.
 func (w *quickWriter) writeAt(f *os.File, b []byte, off int64) (done bool, err error) {
+	if len(b) == 0 {
+		return false, nil
+	}
 	if w.raw == nil {
 		if w.raw, err = f.SyscallConn(); err != nil {
 			return false, nil
@@ -36,9 +40,7 @@ func (w *quickWriter) writeAt(f *os.File, b []byte, off int64) (done bool, err e
 	err = w.raw.Write(w.fn)
 	w.b = nil
 	switch {
-	case err != nil:
-		return true, err
-	case w.err == syscall.EINTR:
+	case err != nil, w.err == syscall.EINTR: // a closed file, say, which the ordinary way has a name for
 		return false, nil
 	case w.err != nil:
 		return true, &os.PathError{Op: "write", Path: f.Name(), Err: w.err}
