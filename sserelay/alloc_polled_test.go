@@ -58,7 +58,7 @@ func (c *sinkConn) Finish(err error)            { c.done <- err }
 
 func relayTaken(tb testing.TB, n int, v View, o CopyOptions) {
 	ctx := tb.Context()
-	s, err := NewHub(nullJournal{}, Options{}).Open(ctx, "j", StreamOptions{Model: "m"})
+	s, err := NewHub(nullJournal{}, Options{TakeAfter: -1}).Open(ctx, "j", StreamOptions{Model: "m"})
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -358,7 +358,7 @@ func TestCopyThenEqualsCopy(t *testing.T) {
 	for name, a := range answers() {
 		t.Run(name, func(t *testing.T) {
 			for seed := range uint64(12) {
-				same(t, l, a, rand.New(rand.NewPCG(3, seed)), Options{Window: 1 << 20, MaxLine: 64 << 10, MaxEvent: 70 << 10})
+				same(t, l, a, rand.New(rand.NewPCG(3, seed)), Options{TakeAfter: -1, Window: 1 << 20, MaxLine: 64 << 10, MaxEvent: 70 << 10})
 				if t.Failed() {
 					t.Fatalf("seed %d", seed)
 				}
@@ -380,7 +380,7 @@ func FuzzCopyThen(f *testing.F) {
 			return
 		}
 		protocols := []Protocol{Chat, Completion, Execute, Raw}
-		same(t, l, oneAnswer{protocols[int(proto)%len(protocols)], in}, rand.New(rand.NewPCG(seed, 0)), Options{MaxLine: 2 << 10, MaxEvent: 4 << 10})
+		same(t, l, oneAnswer{protocols[int(proto)%len(protocols)], in}, rand.New(rand.NewPCG(seed, 0)), Options{TakeAfter: -1, MaxLine: 2 << 10, MaxEvent: 4 << 10})
 	})
 }
 
@@ -389,7 +389,7 @@ func TestSilentParserHoldsNoBuffer(t *testing.T) {
 	b := newPolled(newTurns(t))
 	b.polled = true
 	p := NewParser(b, ParserOptions{})
-	p.poll(NewHub(nil, Options{}))
+	p.poll(NewHub(nil, Options{TakeAfter: -1}))
 	again := func(held bool) {
 		t.Helper()
 		if _, err := p.Next(); !errors.Is(err, errAgain) {
@@ -532,7 +532,7 @@ func (g *gate) Write(b []byte) (int, error) {
 func TestChokedReadersPauseTheWorker(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newTurns(t)
-		h := NewHub(nil, Options{Window: 256 << 10})
+		h := NewHub(nil, Options{TakeAfter: -1, Window: 256 << 10})
 		s, err := h.Open(t.Context(), "j1", StreamOptions{})
 		if err != nil {
 			t.Fatal(err)

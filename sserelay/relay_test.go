@@ -51,7 +51,7 @@ func open(t *testing.T, j Journal, id string, o StreamOptions) *Stream {
 	if o.Created.IsZero() {
 		o.Created = time.Unix(1700000000, 0)
 	}
-	s, err := NewHub(j, Options{}).Open(t.Context(), id, o)
+	s, err := NewHub(j, Options{TakeAfter: -1}).Open(t.Context(), id, o)
 	if err != nil {
 		t.Fatal(err)
 	}

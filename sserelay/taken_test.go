@@ -234,7 +234,7 @@ func TestTakenReaderSeesTheSameBytes(t *testing.T) {
 			t.Run(fmt.Sprintf("%s/detached=%v", name, detached), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					rnd := rand.New(rand.NewPCG(5, uint64(len(name))))
-					j := newJob(t, NewHub(nil, Options{}), "j1", StreamOptions{Detached: detached}, chatStream(words(40)...))
+					j := newJob(t, NewHub(nil, Options{TakeAfter: -1}), "j1", StreamOptions{Detached: detached}, chatStream(words(40)...))
 					v := v
 					v.Eager = true
 					roomy, tight := take(j.ctx, j.s, v, newConn(-1)), take(j.ctx, j.s, v, newConn(0))
@@ -274,7 +274,7 @@ func TestTakenReaderSeesTheSameBytes(t *testing.T) {
 // TestStuckTakenReaderIsCut: a reader that takes nothing holds neither the job nor another reader, and is cut at its time.
 func TestStuckTakenReaderIsCut(t *testing.T) {
 	var cuts atomic.Int32
-	j := newJob(t, NewHub(nil, Options{WriteTimeout: 30 * time.Second, OnCut: func(string) { cuts.Add(1) }}), "j1", StreamOptions{}, chatStream(words(30)...))
+	j := newJob(t, NewHub(nil, Options{TakeAfter: -1, WriteTimeout: 30 * time.Second, OnCut: func(string) { cuts.Add(1) }}), "j1", StreamOptions{}, chatStream(words(30)...))
 	j.real()
 	v := View{Format: FormatChat, IncludeUsage: true, Eager: true}
 	good, stuck := take(j.ctx, j.s, v, newConn(-1)), take(j.ctx, j.s, v, newConn(100))
@@ -313,7 +313,7 @@ func TestTakenReaderIsPinged(t *testing.T) {
 		want int
 	}{"events": {View{Format: FormatChat, Eager: true}, 4}, "lines": {View{Format: FormatOllamaChat, Eager: true}, 0}} {
 		synctest.Test(t, func(t *testing.T) {
-			j := newJob(t, NewHub(nil, Options{Ping: 15 * time.Second}), "j1", StreamOptions{}, chatStream("a", "b"))
+			j := newJob(t, NewHub(nil, Options{TakeAfter: -1, Ping: 15 * time.Second}), "j1", StreamOptions{}, chatStream("a", "b"))
 			r := take(j.ctx, j.s, tc.v, newConn(-1))
 			j.start(Chat)
 			j.next(2)
@@ -344,7 +344,7 @@ func TestTakenReaderIsPinged(t *testing.T) {
 
 func TestTakenReaderLeaves(t *testing.T) {
 	for _, stuck := range []bool{false, true} {
-		j := newJob(t, NewHub(nil, Options{}), "j1", StreamOptions{}, chatStream("a", "b", "c"))
+		j := newJob(t, NewHub(nil, Options{TakeAfter: -1}), "j1", StreamOptions{}, chatStream("a", "b", "c"))
 		j.real()
 		idle := make(chan struct{})
 		r := take(j.ctx, j.s, View{Format: FormatChat, Eager: true}, newConn(-1))
@@ -388,7 +388,7 @@ func TestTakenReaderIsToldOfTheEnd(t *testing.T) {
 		"shutdown": {true, func(j *job, h *Hub) error { return h.Close(j.ctx) }, "SHUTTING_DOWN"},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			h := NewHub(nil, Options{})
+			h := NewHub(nil, Options{TakeAfter: -1})
 			j := newJob(t, h, "j1", StreamOptions{Detached: tc.detached}, chatStream("a", "b", "c"))
 			r := take(j.ctx, j.s, View{IDs: true, Eager: true}, newConn(-1))
 			j.start(Chat)
@@ -414,7 +414,7 @@ func TestTakenReaderIsToldOfTheEnd(t *testing.T) {
 // TestTakenReaderResumes: a reader that comes back, and is taken over, gets what it has not.
 func TestTakenReaderResumes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := NewHub(nil, Options{})
+		h := NewHub(nil, Options{TakeAfter: -1})
 		j := newJob(t, h, "j1", StreamOptions{}, chatStream(words(12)...))
 		j.start(Chat)
 		j.next(6)
@@ -448,7 +448,7 @@ func TestTakenReaderResumes(t *testing.T) {
 // TestTakeOverDeclined: where the connection can't be had, everything goes on as before.
 func TestTakeOverDeclined(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		j := newJob(t, NewHub(nil, Options{Ping: time.Second}), "j1", StreamOptions{}, chatStream(words(12)...))
+		j := newJob(t, NewHub(nil, Options{TakeAfter: -1, Ping: time.Second}), "j1", StreamOptions{}, chatStream(words(12)...))
 		w, asked, served := httptest.NewRecorder(), 0, make(chan error, 1)
 		v := View{Format: FormatChat, IncludeUsage: true, Eager: true}
 		taking := v
@@ -503,7 +503,7 @@ func (j *slowJournal) Read(ctx context.Context, job string, after uint64, fn fun
 // read; it gets its bytes all the same.
 func TestPollerReadsNoJournal(t *testing.T) {
 	slow := &slowJournal{Journal: NewMemoryJournal(MemoryOptions{})}
-	j := newJob(t, NewHub(slow, Options{Window: 4 << 10}), "j1", StreamOptions{}, chatStream(words(200)...))
+	j := newJob(t, NewHub(slow, Options{TakeAfter: -1, Window: 4 << 10}), "j1", StreamOptions{}, chatStream(words(200)...))
 	j.real()
 	v := View{Format: FormatChat, IncludeUsage: true, Eager: true}
 	r := take(j.ctx, j.s, v, newConn(-1))
@@ -541,7 +541,7 @@ func TestPollerReadsNoJournal(t *testing.T) {
 // TestPanicEndsOneTakenReader: another reader of the same stream, and another stream of the same round, go on.
 func TestPanicEndsOneTakenReader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		j := newJob(t, NewHub(nil, Options{}), "j1", StreamOptions{}, chatStream(words(9)...))
+		j := newJob(t, NewHub(nil, Options{TakeAfter: -1}), "j1", StreamOptions{}, chatStream(words(9)...))
 		v := View{Format: FormatChat, IncludeUsage: true, Eager: true}
 		bad, good := take(j.ctx, j.s, v, newConn(-1)), take(j.ctx, j.s, v, newConn(-1))
 		j.start(Chat)
@@ -570,7 +570,7 @@ func TestLostJournalIsSaidOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		full := &fullJournal{Journal: NewMemoryJournal(MemoryOptions{})}
 		var told atomic.Int32
-		j := newJob(t, NewHub(full, Options{OnJournal: func(string, error) { told.Add(1) }}), "j1", StreamOptions{}, chatStream(words(20)...))
+		j := newJob(t, NewHub(full, Options{TakeAfter: -1, OnJournal: func(string, error) { told.Add(1) }}), "j1", StreamOptions{}, chatStream(words(20)...))
 		v := View{Format: FormatChat, IncludeUsage: true, Eager: true}
 		r := take(j.ctx, j.s, v, newConn(-1))
 		j.start(Chat)
@@ -618,7 +618,7 @@ func (f *fullJournal) Buffer(job string, seq uint64, meta uint32, data []byte) e
 // cancelled, all on one poller and on real time.
 func TestManyTakenReadersAtRandom(t *testing.T) {
 	l := newTurns(t)
-	h := NewHub(nil, Options{WriteTimeout: 50 * time.Millisecond, Ping: 5 * time.Millisecond})
+	h := NewHub(nil, Options{TakeAfter: -1, WriteTimeout: 50 * time.Millisecond, Ping: 5 * time.Millisecond})
 	var wg sync.WaitGroup
 	for i := range 24 {
 		wg.Go(func() {
