@@ -59,8 +59,10 @@ func (q *Queue) stage(e *entry, next Record, fresh, lazy bool) *write {
 		w.op.Record = next
 		w.op.Record.Payload = kept
 	}
-	if fresh {
+	if fresh && next.State == Queued { // who submits a job as running has its payload
 		q.cache(e, payload)
+	} else if fresh {
+		e.rec.Payload = nil
 	}
 	w.op.Scrub = next.State.Terminal() && !q.o.KeepPayloads
 	if w.op.Scrub {

@@ -14,7 +14,7 @@ const (
 	garbage    = 64 << 20 // bytes of garbage that are worth waiting for
 	small      = 32 << 20 // bytes of a live heap up to which they are
 	mostGrowth = 800      // percent, as GOGC
-	leastGrows = 25
+	leastGrows = 20
 )
 
 // tuneMemory trades memory for processor time, within bounds, until ctx ends, unless the environment says otherwise.
