@@ -63,6 +63,12 @@ func (s *Store) Ensure(ctx context.Context, req Request) (*Job, error) {
 	jobCtx, cancel := context.WithCancelCause(s.ctx)
 	j := newJob("mj-"+rand.Text()[:16], req.Ref, s.o.Now, cancel)
 	if m, ok := s.models[req.Ref]; ok && m.owned() && !s.unsynced[req.Ref] && (req.SHA256 == "" || req.SHA256 == m.SHA256) {
+		m.LastUsed = s.o.Now() // who asks for it does not want it to be the next to go
+		s.work.Go(func() {
+			if err := s.keep(req.Ref); err != nil {
+				s.log.Warn("last use not saved", "ref", req.Ref, "error", err)
+			}
+		})
 		j.end(s.viewLocked(m), nil)
 		cancel(nil)
 		return j, nil

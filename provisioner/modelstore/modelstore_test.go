@@ -500,6 +500,28 @@ func TestBudget(t *testing.T) {
 	}
 }
 
+// TestAskingAgainCounts: a model that was asked for again is not the first to make room, although it was there already.
+func TestAskingAgainCounts(t *testing.T) {
+	clock := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	var mu sync.Mutex
+	r := newRig(t, func(o *modelstore.Options) {
+		o.Budget = 250_000
+		o.Now = func() time.Time { mu.Lock(); defer mu.Unlock(); clock = clock.Add(time.Second); return clock }
+	})
+	for i, n := range []string{"a", "b", "c"} {
+		r.hub.Add("org/"+n, n+".gguf", gguf(100_000, uint64(60+i)), true)
+	}
+	for _, n := range []string{"a", "b", "a", "c"} {
+		r.must(modelstore.Request{Ref: "hf:org/" + n}, nil)
+	}
+	if _, ok := r.store.Get("hf:org/a"); !ok {
+		t.Error("a, which was asked for last, is gone")
+	}
+	if _, ok := r.store.Get("hf:org/b"); ok {
+		t.Error("b should have made room")
+	}
+}
+
 func TestEvictorHookCannotNameBusyModels(t *testing.T) {
 	r := newRig(t, func(o *modelstore.Options) {
 		o.Budget = 150_000
