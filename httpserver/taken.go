@@ -139,10 +139,16 @@ func (t *Taken) Finish(err error) {
 	if err == nil {
 		err = t.end()
 	}
-	if err == nil && t.keep && !t.s.draining.Load() {
-		t.door.keep(t.conn)
-	} else {
+	switch {
+	case err != nil:
 		_ = t.conn.Close()
+	case t.keep && !t.s.draining.Load():
+		t.door.keep(t.conn)
+	default:
+		// To close while the client's next request is unread would reset the connection, and what of the answer is still
+		// on its way would be lost.
+		_ = t.conn.CloseWrite()
+		time.AfterFunc(lastWords, func() { _ = t.conn.Close() })
 	}
 	if err != nil && !errors.Is(err, context.Canceled) {
 		t.s.o.Log.Warn("answer ended with an error", "correlation_id", t.correlation, "err", logText(err))
@@ -156,6 +162,9 @@ func (t *Taken) Finish(err error) {
 		t.s.o.Observe(t.route, t.method, http.StatusOK, t.s.o.Clock().Sub(t.began))
 	}
 }
+
+// lastWords is how long a connection that is not kept stays open for the client to read the end of its answer.
+const lastWords = 500 * time.Millisecond
 
 // end writes the last chunk.
 func (t *Taken) end() error {
