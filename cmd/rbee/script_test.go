@@ -129,14 +129,14 @@ func code(err error) int {
 	return -1
 }
 
-// scrub writes what a command printed into a file, with what differs from run to run replaced: scrub stdout|stderr FILE
+// scrub writes what a command printed into a file, with what differs from run to run, the widths of columns among it, replaced: scrub stdout|stderr FILE
 func scrub(ts *testscript.TestScript, _ bool, args []string) {
 	text := ts.ReadFile(args[0])
 	for _, r := range []struct{ pattern, by string }{
 		{`job_[0-9a-z]{21}`, "JOB_________________ID"}, {`w-[0-9a-f]{12}`, "WORKER______ID"}, {`127\.0\.0\.1:\d+`, "ADDRESS"},
 		{`\d{4}-\d\d-\d\dT[0-9:.]+Z`, "TIME"}, {`"(pid|memory_free|memory_total|decode_time_ms|snapshot_version|tokens_per_second)": [0-9.]+`, `"$1": 0`},
 		{`"name": "[^"]*"`, `"name": "DEVICE"`}, {`key_[0-9a-z]+|k_[0-9a-z]+`, "KEYID"},
-		{regexp.QuoteMeta(ts.Getenv("WORK")), "$$WORK"}, {`[0-9.]+ (GiB|TiB)( free)?`, "SIZE"}, {` +\n`, "\n"}, {`\b\d+(\.\d+)?s\b`, "AGE"},
+		{regexp.QuoteMeta(ts.Getenv("WORK")), "$$WORK"}, {`[0-9.]+ (GiB|TiB)( free)?`, "SIZE"}, {` +\n`, "\n"}, {`\b\d+(\.\d+)?s\b`, "AGE"}, {`(\S) {2,}`, "$1  "},
 	} {
 		text = regexp.MustCompile(r.pattern).ReplaceAllString(text, r.by)
 	}
