@@ -64,6 +64,8 @@ func TestBadBodies(t *testing.T) {
 		"task unknown":      {"/v2/tasks", `{"model":"a","prompt":"x","promptt":"y"}`, 400, `unknown field \"promptt\"`},
 		"task case":         {"/v2/tasks", `{"Model":"a","prompt":"x"}`, 400, `unknown field \"Model\"`},
 		"task both":         {"/v2/tasks", `{"model":"a","prompt":"x","messages":[{"role":"user"}]}`, 400, "either"},
+		"task node":         {"/v2/tasks", `{"model":"a","prompt":"x","node":"../x"}`, 400, "node has"},
+		"task session":      {"/v2/tasks", `{"model":"a","prompt":"x","session_id":"` + strings.Repeat("s", 257) + `"}`, 400, `"param":"session_id"`},
 		"task neither":      {"/v2/tasks", `{"model":"a"}`, 400, "either"},
 		"task priority":     {"/v2/tasks", `{"model":"a","prompt":"x","priority":"high"}`, 400, "priority"},
 		"task deadline":     {"/v2/tasks", `{"model":"a","prompt":"x","deadline":"soon"}`, 400, "deadline"},
@@ -71,8 +73,13 @@ func TestBadBodies(t *testing.T) {
 		"raw no model":      {"/v1/rerank", `{"query":"x"}`, 400, "name a model"},
 		"raw dots":          {"/v1/..%2f..%2fslots", `{"model":"a"}`, 400, "path"},
 		"raw slashes":       {"/v1//slots", `{"model":"a"}`, 400, "path"},
+		"raw encoded slash": {"/v1/chat%2Fcompletions", `{"model":"a",` + msg + `}`, 400, "path"},
+		"raw encoded char":  {"/v1/%63hat/completions", `{"model":"a",` + msg + `}`, 400, "path"},
+		"raw space":         {"/v1/re%20rank", `{"model":"a"}`, 400, "path"},
 		"NUL in path":       {"/v1/%00", `{"model":"a"}`, 400, "control"},
 		"ollama no model":   {"/api/chat", `{"messages":[]}`, 400, "model"},
+		"ollama predict":    {"/api/chat", `{"model":"a","messages":[{"role":"user"}],"options":{"num_predict":"x"}}`, 400, "num_predict"},
+		"ollama format":     {"/api/chat", `{"model":"a","messages":[{"role":"user"}],"format":"yaml"}`, 400, "format must be"},
 		"ollama types":      {"/api/chat", `{"model":"a","messages":"x"}`, 400, "messages"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -146,8 +153,10 @@ func TestPathsAndMethods(t *testing.T) {
 		status       int
 		code         string
 	}{
-		{"GET", "/v1/models/org%2Fmodel", 200, ""}, {"HEAD", "/v1/models/org%2Fmodel", 200, ""}, {"GET", "/v1/models/org/model", 405, "METHOD_NOT_ALLOWED"},
-		{"GET", "/v1/models/..%2fx", 400, "INVALID_MODEL_REF"}, {"GET", "/v1/models/none", 404, "MODEL_NOT_FOUND"}, {"GET", "/v1//models", 405, "METHOD_NOT_ALLOWED"},
+		{"GET", "/v1/models/org%2Fmodel", 200, ""}, {"HEAD", "/v1/models/org%2Fmodel", 200, ""}, {"GET", "/v1/models/org/model", 200, ""},
+		{"GET", "/v1/models/..%2fx", 400, "INVALID_MODEL_REF"}, {"GET", "/v1/models/none", 404, "MODEL_NOT_FOUND"}, {"GET", "/v1//models", 404, "NOT_FOUND"},
+		{"GET", "/v1/models/", 404, "NOT_FOUND"}, {"GET", "/v1/nothing", 404, "NOT_FOUND"}, {"DELETE", "/v1/models/org/model", 405, "METHOD_NOT_ALLOWED"},
+		{"GET", "/v1/models/org//../x", 400, "INVALID_MODEL_REF"}, {"GET", "/ui", 200, ""},
 		{"GET", "//v2/tasks", 404, "NOT_FOUND"}, {"GET", "/v2/tasks/", 404, "NOT_FOUND"}, {"GET", "/v2/tasks/../keys", 404, "NOT_FOUND"},
 		{"GET", "/v1/chat/completions", 405, "METHOD_NOT_ALLOWED"}, {"OPTIONS", "/v1/chat/completions", 405, "METHOD_NOT_ALLOWED"},
 		{"DELETE", "/health", 405, "METHOD_NOT_ALLOWED"}, {"HEAD", "/health", 200, ""}, {"GET", "/nothing", 404, "NOT_FOUND"},
@@ -158,8 +167,8 @@ func TestPathsAndMethods(t *testing.T) {
 		if resp.StatusCode != c.status || resp.Header.Get("X-Rbee-Error") != c.code {
 			t.Errorf("%s %.40s: %d %s", c.method, c.path, resp.StatusCode, body)
 		}
-		if c.status == 405 && resp.Header.Get("Allow") == "" {
-			t.Errorf("%s %s: no Allow", c.method, c.path)
+		if allow := resp.Header.Get("Allow"); c.status == 405 && (allow == "" || c.method == "DELETE" && allow != "GET, HEAD") {
+			t.Errorf("%s %s: Allow %q", c.method, c.path, allow)
 		}
 	}
 }

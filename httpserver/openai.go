@@ -204,8 +204,8 @@ func (c *call) headers(req *Request) error {
 	if v := h.Get("X-Rbee-Session"); v != "" {
 		req.Session = v
 	}
-	if len(req.Session) > 256 {
-		return invalid("X-Rbee-Session", "a session key has at most 256 bytes")
+	if err := checkSession("X-Rbee-Session", req.Session); err != nil {
+		return err
 	}
 	switch v := h.Get("X-Rbee-Detach"); v {
 	case "", "false":

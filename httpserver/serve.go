@@ -130,6 +130,9 @@ func (c *call) admit() (*route, error) {
 	if !c.s.mux.Match(c.r, &m) {
 		if errors.Is(m.MatchErr, mux.ErrMethodMismatch) {
 			allow := c.s.allowed(c.r)
+			if len(allow) == 0 {
+				return nil, c.s.unknownPath(c.r)
+			}
 			c.w.Header().Set("Allow", strings.Join(allow, ", "))
 			return nil, refuse(CodeMethodNotAllowed, "%s is not a method of this path: use %s", clip(c.r.Method, 16), strings.Join(allow, " or "))
 		}
@@ -246,13 +249,16 @@ func (s *Server) unknownPath(r *http.Request) error {
 	return refuse(CodeNotFound, "no endpoint %s %s: see /openapi.json for the list", clip(r.Method, 16), clip(r.URL.EscapedPath(), 200))
 }
 
-// allowed lists the methods that the request's path does have.
+// allowed lists the methods that the request's path does have; that anything may be posted to an engine says nothing.
 func (s *Server) allowed(r *http.Request) []string {
 	var out []string
 	for _, m := range []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodDelete} {
 		probe := &http.Request{Method: m, URL: r.URL, Header: r.Header, Host: r.Host}
 		var match mux.RouteMatch
-		if s.mux.Match(probe, &match) && match.MatchErr == nil {
+		if !s.mux.Match(probe, &match) || match.MatchErr != nil {
+			continue
+		}
+		if rt, ok := match.Handler.(*route); ok && !rt.engines {
 			out = append(out, m)
 		}
 	}
