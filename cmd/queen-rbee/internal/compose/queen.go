@@ -319,7 +319,7 @@ func (q *Queen) newServer(ctx context.Context) (err error) {
 	q.server, err = httpserver.New(sub, &authDoor{guard, q.adm}, httpserver.Options{
 		Jobs: &jobs{q: q.q, rt: q.rt, sched: q.sched, sub: sub, ring: q.policies.ring}, Catalog: q.catalog,
 		Models:  &auditedModels{&modelsAPI{c: q.catalog, f: q.fleet, bus: q.bus, src: q.src, ctx: q.life}, t},
-		Workers: &workersAPI{f: q.fleet, mon: q.mon, ctx: q.life, ttl: q.ttl}, Loader: &loader{q, sub}, Hives: &auditedHives{hives, t}, Feed: q.bus, Logs: &logsAPI{q.fleet},
+		Workers: &workersAPI{f: q.fleet, mon: q.mon, ctx: q.life, ttl: q.ttl, alert: (&monitorReport{q}).Alert}, Loader: &loader{q, sub}, Hives: &auditedHives{hives, t}, Feed: q.bus, Logs: &logsAPI{q.fleet},
 		Engines: &enginesAPI{f: q.fleet, bus: q.bus, t: t, ctx: q.life, catalog: q.cfg.EngineCatalog}, Pages: pagesAPI{q.fleet},
 		Policies: &auditedPolicies{q.policies, t}, Tenants: &auditedTenants{&tenantsAPI{q.adm}, t}, Keys: &keysAPI{q.keys}, Targets: &targets{q},
 		Doctor: &examiner{q},

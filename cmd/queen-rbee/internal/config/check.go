@@ -78,9 +78,9 @@ func (c *Config) checkEngines() error {
 		switch {
 		case !nameForm.MatchString(name):
 			return bad(path, "an engine's name is 1 to 63 letters, digits, dots and dashes")
-		case len(e.Command) == 0 && !slices.Contains([]string{"llama.cpp", "ollama", "vllm", "sim"}, name):
+		case len(e.Command) == 0 && !builtin(name):
 			return bad(path, "command is missing")
-		case e.Adapter != "" && !slices.Contains([]string{"llama.cpp", "ollama", "vllm", "sim", "command"}, e.Adapter):
+		case e.Adapter != "" && e.Adapter != "command" && !builtin(e.Adapter):
 			return bad(path, "adapter is llama.cpp, ollama, vllm, sim or command, not %q", e.Adapter)
 		case e.Protocol != "" && e.Protocol != "openai" && e.Protocol != "execute":
 			return bad(path, "protocol is openai or execute, not %q", e.Protocol)
@@ -93,9 +93,16 @@ func (c *Config) checkEngines() error {
 	return nil
 }
 
+func builtin(engine string) bool {
+	return slices.Contains([]string{"llama.cpp", "ollama", "vllm", "sim"}, engine)
+}
+
 func (c *Config) checkModels() error {
 	for name, m := range c.Models {
 		path := "$.models." + name
+		if _, own := c.Engines[m.Engine]; m.Engine != "" && !own && !builtin(m.Engine) {
+			return bad(path, "engine %q is neither built in (llama.cpp, ollama, vllm, sim) nor under engines", m.Engine)
+		}
 		switch {
 		case name == "" || len(name) > 256 || strings.ContainsFunc(name, func(r rune) bool { return r < 0x21 || r == 0x7f }):
 			return bad(path, "a model's name is 1 to 256 characters without spaces or control characters")
