@@ -386,6 +386,14 @@ func TestEmbeddingsAndRefusals(t *testing.T) {
 	if err := json.Unmarshal([]byte(out), &e); err != nil || code != 200 || len(e.Data) != 3 || !cmp.Equal(e.Data[0], e.Data[1]) || cmp.Equal(e.Data[0], e.Data[2]) {
 		t.Errorf("%d %v", code, err)
 	}
+	code, out = post(t, srv.URL+"/v1/embeddings", `{"input":"the cat sat","dimensions":5}`)
+	if err := json.Unmarshal([]byte(out), &e); err != nil || code != 200 || len(e.Data[0].Embedding) != 5 {
+		t.Errorf("5 dimensions: %d %s", code, out)
+	}
+	code, out = post(t, srv.URL+"/v1/embeddings", `{"input":["the cat sat"]}`)
+	if err := json.Unmarshal([]byte(out), &e); err != nil || code != 200 {
+		t.Fatalf("%d %s", code, out)
+	}
 	var packed struct {
 		Data []struct{ Embedding string }
 	}
@@ -412,6 +420,8 @@ func TestEmbeddingsAndRefusals(t *testing.T) {
 		{"/v1/chat/completions", `{"messages":[]}`, "messages"},
 		{"/v1/embeddings", `{"input":[]}`, "input"},
 		{"/v1/embeddings", `{"input":"x","encoding_format":"hex"}`, "encoding_format"},
+		{"/v1/embeddings", `{"input":"x","dimensions":65}`, "dimensions"},
+		{"/v1/embeddings", `{"input":"x","dimensions":0}`, "dimensions"},
 		{"/v1/execute", string(long), "CONTEXT_LENGTH_EXCEEDED"},
 	} {
 		if code, out := post(t, srv.URL+tc.path, tc.body); code != 400 || !strings.Contains(out, tc.want) {
