@@ -156,6 +156,7 @@ func (c *call) run(req *Request, view View) error {
 	c.jobHeaders(job)
 	if req.Stream {
 		a := &answer{response: c.w}
+		c.w.pace()
 		if err := job.Serve(c.r.Context(), a, view); err != nil || a.refused == 0 {
 			return err
 		}

@@ -36,12 +36,34 @@ type response struct {
 	call   *call
 	status int
 	taken  *Taken // once the connection is somebody else's
+	paced  bool   // what writes a stream sets its own deadlines
+	armed  time.Time
+}
+
+// arm bounds how long the client may take to take the answer: again with each part of it, but not at each write.
+func (w *response) arm() {
+	if w.paced {
+		return
+	}
+	limit, now := w.call.s.o.WriteTimeout, time.Now()
+	if now.Sub(w.armed) < limit/4 {
+		return
+	}
+	w.armed = now
+	_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(now.Add(limit))
+}
+
+// pace leaves the deadlines to what writes a stream, and takes off the one of the answer before.
+func (w *response) pace() {
+	w.paced = true
+	_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Time{})
 }
 
 // WriteHeader implements http.ResponseWriter.
 func (w *response) WriteHeader(status int) {
 	if w.status == 0 && status >= 200 {
 		w.status = status
+		w.arm()
 	}
 	w.ResponseWriter.WriteHeader(status)
 }
@@ -51,6 +73,7 @@ func (w *response) Write(b []byte) (int, error) {
 	if w.status == 0 {
 		w.status = http.StatusOK
 	}
+	w.arm()
 	return w.ResponseWriter.Write(b)
 }
 
@@ -88,6 +111,10 @@ func (s *Server) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	c := &call{s: s, w: &response{ResponseWriter: rw}, r: r, route: "unmatched", began: s.o.Clock()}
 	c.w.call = c
 	c.identify()
+	if len(r.TransferEncoding) > 0 { // a Content-Length beside it, which net/http drops unseen, would be an attempt to smuggle
+		r.Close = true
+		c.w.Header()["Connection"] = []string{"close"}
+	}
 	defer func() {
 		if v := recover(); v != nil {
 			if err, ok := v.(error); ok && errors.Is(err, http.ErrAbortHandler) {
@@ -158,9 +185,9 @@ func (c *call) fail(err error) {
 		return
 	}
 	if c.r.Context().Err() != nil && errors.Is(err, c.r.Context().Err()) {
-		c.w.status = statusClientGone // nobody reads an answer
-		return
+		err = refuse(CodeCancelled, "cancelled: the client has gone") // who closed its own side only reads it
 	}
+	c.w.paced = false
 	p := writeError(c.w, faceOf(c.r.URL.Path), c.correlation, err)
 	if p.status >= 500 {
 		level := slog.LevelError

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/gorilla/mux"
 )
@@ -53,7 +54,10 @@ func New(submitter Submitter, auth Authenticator, o Options) (*Server, error) {
 		ReadHeaderTimeout: s.o.HeaderTime,
 		IdleTimeout:       s.o.IdleTimeout,
 		MaxHeaderBytes:    32 << 10,
+		WriteTimeout:      24 * time.Hour, // each answer sets its own; this one takes the last one's off the connection
 		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: 250},
+
+		DisableGeneralOptionsHandler: true, // OPTIONS * is answered like everything else
 	}
 	if s.o.Poller != nil {
 		s.http.BaseContext = func(l net.Listener) context.Context { return context.WithValue(context.Background(), doorKey{}, l) }

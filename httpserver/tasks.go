@@ -232,6 +232,7 @@ func (c *call) taskEvents() error {
 		return err
 	}
 	c.w.Header().Set("X-Rbee-Job-Id", id)
+	c.w.pace()
 	return job.Serve(c.r.Context(), c.w, view)
 }
 
