@@ -52,7 +52,8 @@ type Options struct {
 	WriteTimeout time.Duration
 	PingEvery    time.Duration // comment lines on event feeds, 0 = 15 s
 
-	// AllowedHosts and AllowedOrigins add to what a loopback listener accepts in Host and Origin.
+	// AllowedHosts and AllowedOrigins add to what a loopback listener accepts in Host and Origin. Only scripts of an allowed
+	// origin may read answers (CORS); there is no wildcard.
 	AllowedHosts, AllowedOrigins []string
 
 	// Poller, when not nil, lets long streams go on without a goroutine each: see Taker.

@@ -134,7 +134,7 @@ func (s *Server) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	if rt != nil {
 		c.route = rt.path
 	}
-	if err == nil {
+	if err == nil && rt != nil {
 		err = rt.run(c)
 	}
 	if err != nil && c.w.taken == nil {
@@ -142,13 +142,16 @@ func (s *Server) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// admit checks everything that does not depend on the endpoint and finds the route.
+// admit checks everything that does not depend on the endpoint and finds the route; without one the answer is written.
 func (c *call) admit() (*route, error) {
 	if err := c.s.checkBrowser(c.r); err != nil {
 		return nil, err
 	}
 	if err := checkPath(c.r.URL); err != nil {
 		return nil, err
+	}
+	if c.share() {
+		return nil, nil
 	}
 	if err := c.authorize(); err != nil {
 		return nil, err

@@ -29,7 +29,7 @@ func (c *Config) check() error {
 	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
 		return bad("$.listen", "%q is not HOST:PORT", c.Listen)
 	}
-	for _, check := range []func() error{c.checkStore, c.checkHives, c.checkEngines, c.checkModels, c.checkExternals, c.checkNumbers, c.checkChoices} {
+	for _, check := range []func() error{c.checkStore, c.checkHives, c.checkEngines, c.checkModels, c.checkExternals, c.checkNumbers, c.checkChoices, c.checkHTTP} {
 		if err := check(); err != nil {
 			return err
 		}
@@ -165,6 +165,20 @@ func (c *Config) checkNumbers() error {
 	if c.Timeouts.Load != "auto" {
 		if d, err := time.ParseDuration(c.Timeouts.Load); err != nil || d <= 0 {
 			return bad("$.timeouts.load", "is auto or a duration, not %q", c.Timeouts.Load)
+		}
+	}
+	return nil
+}
+
+func (c *Config) checkHTTP() error {
+	for _, h := range c.HTTP.Hosts {
+		if h == "" || strings.ContainsAny(h, "/@* ") {
+			return bad("$.http.hosts", "%q is not a host's name", h)
+		}
+	}
+	for _, o := range c.HTTP.Origins {
+		if u, err := url.Parse(o); err != nil || u.Scheme == "" || u.Host == "" || u.Path != "" || u.User != nil || strings.Contains(o, "*") {
+			return bad("$.http.origins", "%q is not SCHEME://HOST[:PORT]", o)
 		}
 	}
 	return nil
