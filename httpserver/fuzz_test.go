@@ -35,18 +35,22 @@ func FuzzParseRequest(f *testing.F) {
 func FuzzHeadersAndQuery(f *testing.F) {
 	f.Add("batch", "90s", "true", "key", "state=failed&limit=5")
 	f.Add("", "2030-01-01T00:00:00Z", "", "", "a=%zz")
+	f.Add("", "", "", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "")
 	s, err := New(nobody{}, nobody{}, Options{})
 	if err != nil {
 		f.Fatal(err)
 	}
 	f.Fuzz(func(t *testing.T, priority, deadline, detach, key, query string) {
 		r := &http.Request{Method: "GET", URL: &url.URL{Path: "/v2/tasks", RawQuery: query}, Header: http.Header{
-			"X-Rbee-Priority": {priority}, "X-Rbee-Deadline": {deadline}, "X-Rbee-Detach": {detach}, "Idempotency-Key": {key}, "Last-Event-Id": {key}}}
+			"X-Rbee-Priority": {priority}, "X-Rbee-Deadline": {deadline}, "X-Rbee-Detach": {detach}, "Idempotency-Key": {key}, "Last-Event-Id": {key}, "Traceparent": {key}}}
 		c := &call{s: s, r: r, w: &response{ResponseWriter: httptest.NewRecorder()}}
 		req := &Request{Body: []byte("{}")}
 		if err := c.headers(req); err == nil {
 			if req.Priority != PriorityBatch && req.Priority != PriorityInteractive {
 				t.Fatalf("priority %q", req.Priority)
+			}
+			if tp := req.Traceparent; tp != "" && (tp != key || len(tp) != 55 || strings.ToLower(tp) != tp) {
+				t.Fatalf("traceparent %q", tp)
 			}
 			if !req.Deadline.IsZero() && req.Deadline.Before(time.Now().Add(-time.Second)) {
 				t.Fatalf("deadline %v", req.Deadline)
