@@ -28,6 +28,7 @@ type Server struct {
 	bodies   atomic.Int64 // bytes held by large bodies
 	pages    atomic.Int64 // open requests to workers' pages
 	taken    takenSet
+	door     atomic.Pointer[doorway]
 }
 
 // New makes a Server over what runs jobs and what knows callers.
@@ -72,7 +73,12 @@ func (s *Server) Handler() http.Handler { return s }
 // Serve answers on the listener until Drain, or until the context ends, which cuts what is open.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	if s.o.Poller != nil {
-		l = newDoorway(l, s.o.Poller, s.o.IdleTimeout)
+		d := newDoorway(l, s.o.Poller, s.o.IdleTimeout)
+		s.door.Store(d)
+		if s.draining.Load() {
+			d.retire()
+		}
+		l = d
 	}
 	stop := context.AfterFunc(ctx, func() {
 		_ = s.http.Close()
@@ -97,8 +103,15 @@ func (s *Server) Drain(ctx context.Context) error {
 	return errors.Join(err, s.taken.wait(ctx))
 }
 
-// Refuse begins the refusal of new jobs, and ends event feeds, without closing the listener.
+// Refuse begins the refusal of new jobs, ends event feeds and closes connections that wait for a request, without closing the
+// listener.
 func (s *Server) Refuse() {
 	s.draining.Store(true)
-	s.once.Do(func() { close(s.closing) })
+	s.once.Do(func() {
+		close(s.closing)
+		s.http.SetKeepAlivesEnabled(false)
+		if d := s.door.Load(); d != nil {
+			d.retire()
+		}
+	})
 }
