@@ -12,6 +12,9 @@ import (
 	"github.com/gorilla/mux"
 )
 
+// maxStreams bounds what one HTTP/2 connection may ask for at once.
+const maxStreams = 250
+
 // Server is the HTTP face. Make one with New.
 type Server struct {
 	submitter Submitter
@@ -55,8 +58,8 @@ func New(submitter Submitter, auth Authenticator, o Options) (*Server, error) {
 		ReadHeaderTimeout: s.o.HeaderTime,
 		IdleTimeout:       s.o.IdleTimeout,
 		MaxHeaderBytes:    32 << 10,
-		WriteTimeout:      24 * time.Hour, // each answer sets its own; this one takes the last one's off the connection
-		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: 250},
+		WriteTimeout:      24 * time.Hour,                                                                          // each answer sets its own; this one takes the last one's off the connection
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams, WriteByteTimeout: s.o.WriteTimeout}, // over TLS only
 
 		DisableGeneralOptionsHandler: true, // OPTIONS * is answered like everything else
 	}
