@@ -134,6 +134,7 @@ func (q *Queen) newTelemetry(ctx context.Context) (err error) {
 
 // newAccess opens keys, audit log and tenants.
 func (q *Queen) newAccess(ctx context.Context) (err error) {
+	q.keeps.open(filepath.Join(q.cfg.DataDir, "keep_alive.json"), q.log)
 	if err = q.openAudit(ctx, filepath.Join(q.cfg.DataDir, "audit.jsonl")); err != nil {
 		return err
 	}
@@ -486,6 +487,9 @@ func (q *Queen) close() {
 	}
 	q.kill()
 	q.wg.Wait()
+	q.keeps.mu.Lock()
+	q.keeps.save()
+	q.keeps.mu.Unlock()
 	if q.poll != nil {
 		_ = q.poll.Close()
 	}
