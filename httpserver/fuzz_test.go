@@ -2,8 +2,10 @@ package httpserver
 
 import (
 	"encoding/json"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"net/url"
 	"strings"
 	"testing"
@@ -94,6 +96,28 @@ func FuzzHandler(f *testing.F) {
 		}
 		if !json.Valid(w.Body.Bytes()) {
 			t.Fatalf("%s", w.Body)
+		}
+	})
+}
+
+// FuzzWorkerURL: an address that is let through is never one that the check is there for.
+func FuzzWorkerURL(f *testing.F) {
+	for _, seed := range []string{"http://10.0.0.1:8080", "http://[::ffff:169.254.169.254]/", "http://169.254.169.254.", "http://2852039166", "http://[64:ff9b::a9fe:a9fe%25lo]", "https://u:p@h", "http://0xa9.0xfe.0xa9.0xfe"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, raw string) {
+		if checkWorkerURL(raw) != nil {
+			return
+		}
+		u, err := url.Parse(raw)
+		if err != nil || u.User != nil || u.Scheme != "http" && u.Scheme != "https" {
+			t.Fatalf("%q was let through", raw)
+		}
+		if a, err := netip.ParseAddr(strings.TrimSuffix(u.Hostname(), ".")); err == nil && (a.Unmap().IsLinkLocalUnicast() || a.Unmap().IsMulticast() || a.Unmap().IsUnspecified()) {
+			t.Fatalf("%q was let through", raw)
+		}
+		if ip := net.ParseIP(u.Hostname()); ip != nil && (ip.IsLinkLocalUnicast() || ip.IsMulticast() || ip.IsUnspecified()) {
+			t.Fatalf("%q was let through", raw)
 		}
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/rand"
 	"io"
+	"mime"
 	"mime/multipart"
 	"testing"
 
@@ -69,4 +70,44 @@ func TestForm(t *testing.T) {
 	if _, err := build(cut, &Worker{Model: "x"}, nil); codeOf(err, "") != CodeInvalid {
 		t.Errorf("a cut form: %v", err)
 	}
+}
+
+// FuzzForm: whatever a form is, it is refused or goes out with the worker's name of the model and everything else that it had.
+func FuzzForm(f *testing.F) {
+	f.Add("b", []byte("--b\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nm\r\n--b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"x\"\r\nContent-Type: a/b\r\n\r\n\x00\r\n--b--\r\n"))
+	f.Add("b", []byte("--b\r\nContent-Disposition: form-data; name*=utf-8''model\r\nX: y\r\n\r\n--b--"))
+	f.Add("x y", []byte("--x y--"))
+	f.Fuzz(func(t *testing.T, boundary string, body []byte) {
+		kind := mime.FormatMediaType("multipart/form-data", map[string]string{"boundary": boundary})
+		if kind == "" {
+			return
+		}
+		req, err := build(&Job{Surface: Raw, Path: "/v1/audio/transcriptions", ContentType: kind, Body: body}, &Worker{Model: "w"}, nil)
+		if err != nil {
+			if codeOf(err, "") != CodeInvalid {
+				t.Fatal(err)
+			}
+			return
+		}
+		names := func(b []byte) (out []string, model string) {
+			r := multipart.NewReader(bytes.NewReader(b), boundary)
+			for {
+				p, err := r.NextRawPart()
+				if err != nil {
+					return out, model
+				}
+				if p.FormName() == "model" {
+					text, _ := io.ReadAll(p)
+					model = string(text)
+				} else {
+					out = append(out, p.FormName())
+				}
+			}
+		}
+		before, _ := names(body)
+		after, model := names(req.body)
+		if model != "w" || !cmp.Equal(before, after) {
+			t.Fatalf("model %q, fields %q, before %q: %q", model, after, before, req.body)
+		}
+	})
 }
