@@ -4,11 +4,11 @@ import (
 	"bytes"
 	"crypto/rand"
 	"io"
+	"maps"
 	"mime"
 	"mime/multipart"
+	"slices"
 	"testing"
-
-	"github.com/google/go-cmp/cmp"
 )
 
 // TestForm sends a form with a file as it goes to workers of other names: its fields change, the bytes of the file don't.
@@ -49,8 +49,8 @@ func TestForm(t *testing.T) {
 			for k, v := range form.Value {
 				got[k] = v[0]
 			}
-			if diff := cmp.Diff(c.want, got); diff != "" {
-				t.Error(diff)
+			if !maps.Equal(c.want, got) {
+				t.Errorf("fields %v, want %v", got, c.want)
 			}
 			fh := form.File["file"][0]
 			f, err := fh.Open()
@@ -106,7 +106,7 @@ func FuzzForm(f *testing.F) {
 		}
 		before, _ := names(body)
 		after, model := names(req.body)
-		if model != "w" || !cmp.Equal(before, after) {
+		if model != "w" || !slices.Equal(before, after) {
 			t.Fatalf("model %q, fields %q, before %q: %q", model, after, before, req.body)
 		}
 	})
