@@ -58,6 +58,13 @@ func (k *keeps) save() {
 	}
 }
 
+// close stores what has changed since.
+func (k *keeps) close() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.save()
+}
+
 // set takes a client's word; "" says nothing, a negative time for ever, zero not at all.
 func (k *keeps) set(worker, keep string) {
 	d, err := time.ParseDuration(keep)
