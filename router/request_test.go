@@ -140,7 +140,7 @@ func TestErrorText(t *testing.T) {
 
 // The scanner must agree with encoding/json on everything that encoding/json accepts.
 func FuzzBody(f *testing.F) {
-	for _, s := range []string{`{"a":1,"b":[{"c":"}"}],"a":"\"x\\"}`, ` { } `, `{"\u0061":null}`, `{"a":{"b":{}},"c":[[]]}`, `{"a":1`, "{\"a\":\"\\"} {
+	for _, s := range []string{`{"a":1,"b":[{"c":"}"}],"a":"\"x\\"}`, ` { } `, `{"\u0061":null}`, `{"a":{"b":{}},"c":[[]]}`, `{"a":1`, "{\"a\":\"\\", "{\"\x83\":\"\"}"} {
 		f.Add([]byte(s), "a", `"v"`)
 	}
 	f.Fuzz(func(t *testing.T, text []byte, name, value string) {
