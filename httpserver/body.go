@@ -34,17 +34,14 @@ func (c *call) body(limit int64) (b []byte, release func(), err error) {
 	if rc.SetReadDeadline(time.Now().Add(c.s.o.BodyTimeout)) == nil {
 		defer func() { _ = rc.SetReadDeadline(time.Time{}) }()
 	}
-	held := int64(0)
 	release = func() {
-		switch {
-		case held == 0:
-		case c.w.taken != nil:
-			c.w.taken.holdBody(held)
-		default:
-			c.s.bodies.Add(-held)
+		if c.w.taken == nil { // else it counts until the end of the answer
+			c.s.bodies.Add(-c.w.held)
+			c.w.held = 0
 		}
 	}
 	hold := func(n int64) error {
+		held := c.w.held
 		if n <= largeBody || n <= held {
 			return nil
 		}
@@ -52,7 +49,7 @@ func (c *call) body(limit int64) (b []byte, release func(), err error) {
 			c.s.bodies.Add(held - n)
 			return refuse(CodeSystemAtCapacity, "too many large requests at once: try again in a moment")
 		}
-		held = n
+		c.w.held = n
 		return nil
 	}
 	b, err = c.readAll(limit, hold)

@@ -139,6 +139,7 @@ func TestFault27Drain(t *testing.T) {
 	if err := <-followed; err != nil {
 		t.Errorf("the feed did not end cleanly: %v", err)
 	}
+	g.client.CloseIdleConnections() // the server closes them, but the client may not have seen that
 	resp, _ := g.do(t, "POST", "/v1/chat/completions", chatBody)
 	if resp.StatusCode != 503 || resp.Header.Get("X-Rbee-Error") != "SHUTTING_DOWN" || resp.Header.Get("Retry-After") == "" {
 		t.Errorf("%d %v", resp.StatusCode, resp.Header)

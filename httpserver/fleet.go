@@ -128,10 +128,7 @@ func (c *call) registerWorker() error {
 	if err := checkName("worker_id", w.WorkerID); err != nil {
 		return err
 	}
-	if err := required("url", w.URL, "model", w.Model); err != nil {
-		return err
-	}
-	if err := checkWorkerURL(w.URL); err != nil {
+	if err := w.check(); err != nil {
 		return err
 	}
 	if c.id.Scope == ScopeHive && c.id.Node != "" && w.Node != "" && w.Node != c.id.Node {
@@ -141,6 +138,35 @@ func (c *call) registerWorker() error {
 		return err
 	}
 	return writeJSON(c.w, http.StatusOK, map[string]string{"worker_id": w.WorkerID, "state": "registered"})
+}
+
+// maxSlots bounds what a worker may say that it can do at once.
+const maxSlots = 65_536
+
+// check looks at what somebody says of a worker.
+func (w *Worker) check() error {
+	if err := required("url", w.URL, "model", w.Model); err != nil {
+		return err
+	}
+	if err := checkWorkerURL(w.URL); err != nil {
+		return err
+	}
+	if err := checkModel(w.Model); err != nil {
+		return err
+	}
+	switch {
+	case w.Protocol != "" && w.Protocol != "openai" && w.Protocol != "execute":
+		return invalid("protocol", "protocol must be openai or execute")
+	case w.SlotsTotal < 0 || w.SlotsTotal > maxSlots:
+		return invalid("slots_total", "slots_total must be from 0 to %d", maxSlots)
+	case w.SlotsFree < 0 || w.SlotsFree > max(w.SlotsTotal, 1):
+		return invalid("slots_free", "slots_free must be from 0 to slots_total")
+	case w.MemoryBytes < 0:
+		return invalid("memory_bytes", "memory_bytes must be 0 or more")
+	case !printable(w.Engine) || !printable(w.ModelRef) || !printable(w.Device):
+		return invalid("engine", "engine, model_ref and device must be printable")
+	}
+	return nil
 }
 
 type nodeList struct {

@@ -36,6 +36,7 @@ type response struct {
 	call   *call
 	status int
 	taken  *Taken // once the connection is somebody else's
+	held   int64  // bytes of the body that count against Options.BodyMemory
 	paced  bool   // what writes a stream sets its own deadlines
 	armed  time.Time
 }

@@ -52,9 +52,7 @@ type Taken struct {
 	method      string
 	correlation string
 	began       time.Time
-	mu          sync.Mutex
 	held        int64 // bytes of the request's body that count until the end
-	over        bool
 }
 
 type connKey struct{}
@@ -70,7 +68,7 @@ func (w *response) Take() (*Taken, bool) {
 		c.r.Method == http.MethodHead || len(w.Header()["Content-Length"]) > 0 || c.s.draining.Load() {
 		return nil, false
 	}
-	t := &Taken{s: c.s, door: door, conn: conn, route: c.route, method: c.r.Method, correlation: c.correlation, began: c.began}
+	t := &Taken{s: c.s, door: door, conn: conn, route: c.route, method: c.r.Method, correlation: c.correlation, began: c.began, held: w.held}
 	if !c.s.taken.add(t) {
 		return nil, false
 	}
@@ -136,6 +134,7 @@ func (t *Taken) Finish(err error) {
 	if t.gone != nil {
 		t.gone.Stop()
 	}
+	t.s.bodies.Add(-t.held) // before the end is told, since the client may send its next request then
 	if err == nil {
 		err = t.end()
 	}
@@ -154,10 +153,6 @@ func (t *Taken) Finish(err error) {
 		t.s.o.Log.Warn("answer ended with an error", "correlation_id", t.correlation, "err", logText(err))
 	}
 	t.s.taken.drop(t)
-	t.mu.Lock()
-	t.over = true
-	t.s.bodies.Add(-t.held)
-	t.mu.Unlock()
 	if t.s.o.Observe != nil {
 		t.s.o.Observe(t.route, t.method, http.StatusOK, t.s.o.Clock().Sub(t.began))
 	}
@@ -175,17 +170,6 @@ func (t *Taken) end() error {
 	}
 	t.left = []byte(last[n:])
 	return t.Drain(time.Now().Add(5 * time.Second))
-}
-
-// holdBody counts the bytes of the request's body until the end.
-func (t *Taken) holdBody(n int64) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.over {
-		t.s.bodies.Add(-n)
-		return
-	}
-	t.held += n
 }
 
 // takenSet is the connections that were taken over and have not ended.

@@ -3,6 +3,7 @@ package httpserver
 import (
 	"net/netip"
 	"net/url"
+	"strconv"
 	"strings"
 )
 
@@ -13,6 +14,12 @@ func checkWorkerURL(raw string) error {
 	u, err := url.Parse(raw)
 	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") || u.User != nil {
 		return invalid("url", "url must be an http or https address without user and password")
+	}
+	if u.RawQuery != "" || u.Fragment != "" || strings.HasSuffix(strings.TrimRight(u.Path, "/"), "/v1") {
+		return invalid("url", "url is where the worker's /v1 stands: leave out what comes from there on")
+	}
+	if n, err := strconv.ParseUint(u.Port(), 10, 16); u.Port() != "" && (err != nil || n == 0) {
+		return invalid("url", "the port must be from 1 to 65535")
 	}
 	host := strings.TrimSuffix(u.Hostname(), ".")
 	a, err := netip.ParseAddr(host)

@@ -142,6 +142,10 @@ func TestFault22GuestHive(t *testing.T) {
 // registerByHand: a server of somebody's joins as a worker of the guest.
 func registerByHand(t *testing.T, q *queen, g *guestHive, admin, token, user string, report func(string) int) {
 	theirs := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/behind/v1/completions" {
+			http.NotFound(w, r)
+			return
+		}
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = fmt.Fprint(w, `{"id":"x","object":"text_completion","created":1,"model":"byhand","choices":[{"index":0,"text":"from afar","finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}}`)
 	}))
@@ -153,10 +157,10 @@ func registerByHand(t *testing.T, q *queen, g *guestHive, admin, token, user str
 	if s := join("ftp://127.0.0.1:1"); s != 400 {
 		t.Errorf("a URL that is no server's: %d", s)
 	}
-	if s := join(theirs.URL); s != 200 {
+	if s := join(theirs.URL + "/behind"); s != 200 {
 		t.Fatalf("register: %d", s)
 	}
-	if s := join(theirs.URL); s != 200 {
+	if s := join(theirs.URL + "/behind"); s != 200 {
 		t.Errorf("register again: %d", s)
 	}
 	if s := report(g.state(map[string]any{"workers": nil})); s != 200 { // without a list, who registered stays

@@ -42,12 +42,12 @@ func TestGuestNamesMetadata(t *testing.T) {
 	}
 }
 
-// foreign is an external server of protocol openai, with what it was asked last.
+// foreign is a queen with one external server of protocol openai, which stands behind a path.
 func foreign(t *testing.T, answer http.HandlerFunc, more string) *queen {
 	t.Helper()
-	srv := httptest.NewServer(answer)
+	srv := httptest.NewServer(http.StripPrefix("/behind", answer))
 	t.Cleanup(srv.Close)
-	return start(t, "hives: []\nexternals: [{name: far, url: \""+srv.URL+"\", protocol: openai, models: {ears: \"whisper:base\"}, slots: 2, health: /health, api_key: far-key}]\n"+more)
+	return start(t, "hives: []\nexternals: [{name: far, url: \""+srv.URL+"/behind\", protocol: openai, models: {ears: \"whisper:base\"}, slots: 2, health: /health, api_key: far-key}]\n"+more)
 }
 
 // TestWorkerRedirects: a worker that answers with a redirect is not followed, neither streamed nor not nor passed through,

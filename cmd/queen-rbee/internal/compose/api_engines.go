@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -30,7 +31,11 @@ func (a pagesAPI) Page(_ context.Context, id string) (httpserver.Page, error) {
 	if _, external := a.f.externals[id]; external {
 		return httpserver.Page{}, &codedError{code: "CONFLICT", msg: "worker " + id + " belongs to an external server: open its own address"}
 	}
-	return httpserver.Page{Host: w.Address, APIKey: w.APIKey, Dial: func(ctx context.Context) (net.Conn, error) { return a.f.DialWorker(ctx, w) }}, nil
+	host := w.Address
+	if u, err := url.Parse(host); err == nil && u.Host != "" {
+		host = u.Host
+	}
+	return httpserver.Page{Host: host, APIKey: w.APIKey, Dial: func(ctx context.Context) (net.Conn, error) { return a.f.DialWorker(ctx, w) }}, nil
 }
 
 // enginesAPI lists and changes the engines on hives.

@@ -51,13 +51,14 @@ type fleet struct {
 
 // external is a worker at a server that the queen does not own.
 type external struct {
-	host   string
-	tls    bool
-	model  string // its name there
-	apiKey string
-	worker registry.Worker
-	health string
-	spec   config.External
+	host    string
+	address string // host, with the path that it stands behind
+	tls     bool
+	model   string // its name there
+	apiKey  string
+	worker  registry.Worker
+	health  string
+	spec    config.External
 }
 
 var errNoWorker = &codedError{code: "WORKER_NOT_FOUND", msg: "no worker has this id: GET /v2/workers/list lists them"}
@@ -84,12 +85,15 @@ func (f *fleet) worker(id string) (router.Worker, bool) {
 		return router.Worker{}, false
 	}
 	address := rec.Address
-	if _, rest, ok := strings.Cut(address, "://"); ok { // one that registered itself
-		address, _, _ = strings.Cut(rest, "/")
+	if u, err := url.Parse(address); err == nil && u.Host != "" { // one that registered itself
+		address = u.Host
+		if _, linked := f.links.link(rec.Node); !linked {
+			address = behind(u.Host, u)
+		}
 	}
 	w := router.Worker{ID: id, Node: rec.Node, Address: address, Protocol: rec.Protocol, Slots: rec.SlotsTotal}
 	if x, ok := f.externals[id]; ok {
-		w.Address, w.Model, w.APIKey = x.host, x.model, x.apiKey
+		w.Address, w.Model, w.APIKey = x.address, x.model, x.apiKey
 		w.Capabilities.Prefill = x.spec.Prefill
 		w.Capabilities.CancelCall = rec.Protocol == router.ProtocolExecute
 		return w, true
@@ -464,11 +468,19 @@ func newExternals(list []config.External) map[string]external {
 			if len(e.Models) > 1 {
 				id += "-" + name
 			}
-			out[id] = external{host: host, tls: u.Scheme == "https", model: there, apiKey: e.APIKey, health: e.Health, spec: e,
+			out[id] = external{host: host, address: behind(host, u), tls: u.Scheme == "https", model: there, apiKey: e.APIKey, health: e.Health, spec: e,
 				worker: registry.Worker{ID: id, Model: name, ModelRef: "external:" + e.Name + "/" + there, Engine: "external", Protocol: e.Protocol,
 					Address: e.URL, State: registry.WorkerIdle, SlotsTotal: e.Slots, SlotsFree: e.Slots, External: true, StartedAt: time.Now(),
 					Capabilities: append([]string{"chat", "completions", "embeddings"}, e.Paths...)}}
 		}
 	}
 	return out
+}
+
+// behind is the address of a server as the router wants it: the host, within a URL where the server stands behind a path.
+func behind(host string, u *url.URL) string {
+	if strings.Trim(u.Path, "/") == "" {
+		return host
+	}
+	return "http://" + host + u.EscapedPath()
 }

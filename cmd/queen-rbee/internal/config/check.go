@@ -129,6 +129,8 @@ func (c *Config) checkExternals() error {
 			return bad(path, "the name %q is used twice", e.Name)
 		case err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "":
 			return bad(path, "url %q is not http://HOST:PORT or https://HOST", e.URL)
+		case u.RawQuery != "" || u.Fragment != "" || strings.HasSuffix(strings.TrimRight(u.Path, "/"), "/v1"):
+			return bad(path, "url is where the server's /v1 stands: leave out what comes from there on")
 		case u.User != nil:
 			return bad(path, "put the key into api_key, not into url")
 		case e.Protocol != "openai" && e.Protocol != "execute":

@@ -87,14 +87,15 @@ func TestUnknownKeyNamesTheLine(t *testing.T) {
 
 func TestBadValues(t *testing.T) {
 	for text, want := range map[string]string{
-		"listen: nowhere\n":                                             "HOST:PORT",
-		"queue: {timeout: soon}\n":                                      "",
-		"queue: {max: 0}\n":                                             "queue.max",
-		"auth: {mode: open}\n":                                          "auth.mode",
-		"hives: [{name: -x}]\n":                                         "name",
-		"hives: [{name: a}, {name: a}]\n":                               "twice",
-		"hives: [{name: a, mode: network}]\n":                           "ssh",
-		"models: {a: {}}\n":                                             "ref is missing",
+		"listen: nowhere\n":                   "HOST:PORT",
+		"queue: {timeout: soon}\n":            "",
+		"queue: {max: 0}\n":                   "queue.max",
+		"auth: {mode: open}\n":                "auth.mode",
+		"hives: [{name: -x}]\n":               "name",
+		"hives: [{name: a}, {name: a}]\n":     "twice",
+		"hives: [{name: a, mode: network}]\n": "ssh",
+		"models: {a: {}}\n":                   "ref is missing",
+		"externals: [{name: x, url: 'http://h/v1', models: {a: b}}]\n":  "/v1",
 		"externals: [{name: x, url: 'ftp://h', models: {a: b}}]\n":      "http",
 		"externals: [{name: x, url: 'http://u:p@h', models: {a: b}}]\n": "api_key",
 		"models: {a: {ref: 'sim:a', engine: none}}\n":                   "engines",
