@@ -187,3 +187,34 @@ func others(t *testing.T, q *queen, keys map[string]string) {
 		t.Errorf("another client's good key: %d %s", status, body)
 	}
 }
+
+// TestProxyAndPage: names and pages that the operator allowed, and no other.
+func TestProxyAndPage(t *testing.T) {
+	q := start(t, "http: {hosts: [chat.lan], origins: ['https://page.lan']}\n")
+	for _, c := range []struct {
+		method, host, origin string
+		status               int
+		shared               string
+	}{
+		{"GET", "chat.lan", "", 200, ""}, {"GET", "evil.lan", "", 403, ""}, {"GET", "localhost", "https://page.lan", 200, "https://page.lan"},
+		{"OPTIONS", "chat.lan", "https://page.lan", 204, "https://page.lan"}, {"GET", "localhost", "https://evil.lan", 403, ""},
+	} {
+		req, err := http.NewRequestWithContext(t.Context(), c.method, q.url+"/v1/models", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Host = c.host
+		if c.origin != "" {
+			req.Header.Set("Origin", c.origin)
+			req.Header.Set("Access-Control-Request-Method", "GET")
+		}
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = res.Body.Close()
+		if res.StatusCode != c.status || res.Header.Get("Access-Control-Allow-Origin") != c.shared {
+			t.Errorf("%+v: %d %v", c, res.StatusCode, res.Header)
+		}
+	}
+}
