@@ -60,3 +60,12 @@ func ParseTailGroup(b []byte) (out []queue.Record, err error) {
 	}
 	return out, err
 }
+
+// Rebundle reads a bundle and writes it.
+func Rebundle(b []byte) (again []byte, ok bool) {
+	err := parseBundle(0, b, func(s bundled) error {
+		again = appendBundled(again, 0, s)
+		return nil
+	})
+	return again, err == nil
+}

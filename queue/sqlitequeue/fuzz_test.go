@@ -93,3 +93,15 @@ func FuzzTailGroup(f *testing.F) {
 		}
 	})
 }
+
+// FuzzBundle reads anything without a panic; what it reads it writes as it was.
+func FuzzBundle(f *testing.F) {
+	f.Add([]byte{0, 1, 'a', 3, 9, 1, 2, 'x', 'y', 5, 1, 'b', 1, 0, 1, 0})
+	f.Add([]byte{0, 200})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		again, ok := sqlitequeue.Rebundle(b)
+		if third, same := sqlitequeue.Rebundle(again); ok && (!same || !bytes.Equal(third, again)) {
+			t.Errorf("%q became %q", again, third)
+		}
+	})
+}

@@ -30,8 +30,8 @@ type guard struct {
 }
 
 const (
-	maxHeld   = 64 << 20 // bytes in the tail above which changes go to SQLite before the next is taken
-	rewindAt  = 4 << 20  // size of the tail at which its end is not waited for
+	maxHeld   = 32 << 20 // bytes in the tail above which SQLite gets them before the next change is taken
+	rewindAt  = 4 << 20  // bytes in the tail above which it gets them soon, and the tail begins anew
 	maxPlain  = 1 << 20  // bytes of a group above which it goes to SQLite at once
 	settleAll = 2        // how many of Options.Settle SQLite may be behind
 )
@@ -373,6 +373,7 @@ func (s *Store) run() {
 		case <-s.quit:
 			return
 		case <-tick.C:
+		case <-s.wake:
 		}
 		s.mu.Lock()
 		n := len(s.fresh)

@@ -114,7 +114,7 @@ func (s *Store) inPack(ctx context.Context, key int64) (queue.Record, error) {
 			return errors.Join(errCorrupt(), err)
 		}
 		return nil
-	}, `SELECT data FROM packs WHERE first BETWEEN ? AND ? AND last >= ?`, key-spread, key, key)
+	}, `SELECT data FROM packs INDEXED BY packs_last WHERE last BETWEEN ? AND ? AND first <= ?`, key, key+spread, key)
 	if err == nil && p.Key == 0 {
 		err = queue.ErrNotFound
 	}

@@ -117,6 +117,15 @@ func journalMigrations() []string {
 			written_at INTEGER NOT NULL,
 			data       BLOB    NOT NULL
 		) STRICT;`,
+
+		// many of them in a row (see bundle.go)
+		`CREATE TABLE bundles (
+			first      INTEGER PRIMARY KEY,
+			last       INTEGER NOT NULL,
+			written_at INTEGER NOT NULL,
+			data       BLOB    NOT NULL
+		) STRICT;
+		CREATE INDEX bundles_last ON bundles (last);`,
 	}
 }
 

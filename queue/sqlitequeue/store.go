@@ -18,6 +18,7 @@ type Store struct {
 	db   *database
 	o    Options
 	quit chan struct{}
+	wake chan struct{} // the tail is long
 	done chan struct{}
 
 	order  sync.Mutex // changes are made one group after the other
@@ -89,7 +90,7 @@ func synchronous(d Durability) string {
 }
 
 func newStore(ctx context.Context, db *database, o Options) (*Store, error) {
-	s := &Store{db: db, o: o, quit: make(chan struct{}), done: make(chan struct{}), staged: map[int64]*held{}, fresh: map[int64]*held{},
+	s := &Store{db: db, o: o, quit: make(chan struct{}), wake: make(chan struct{}, 1), done: make(chan struct{}), staged: map[int64]*held{}, fresh: map[int64]*held{},
 		known: map[int64]guard{}}
 	if err := s.open(ctx); err != nil {
 		if s.tail != nil {
@@ -145,6 +146,12 @@ func (s *Store) Apply(ctx context.Context, ops []*queue.Op) error {
 		return typed(s.tail.f.Name(), err)
 	}
 	s.publish()
+	if s.tail.size > rewindAt {
+		select {
+		case s.wake <- struct{}{}:
+		default:
+		}
+	}
 	return nil
 }
 
