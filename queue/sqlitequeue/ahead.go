@@ -20,7 +20,28 @@ import (
 const (
 	groupHeader = 4 + 4
 	maxGroup    = 8 << 20
+	aheadRoom   = 2 << 20
 )
+
+// openAhead opens the file and gives it the size that it will have, so that the file system's own records change no more: a
+// sync would have to wait for them, and whoever else makes a file longer would have to wait for the sync. A disk without room
+// for it does without.
+func openAhead(path string, word uint32, sync func(*os.File) error) (*ahead, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	st, err := f.Stat()
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	if size := st.Size(); size < aheadRoom && sync != nil {
+		if _, err := f.WriteAt(make([]byte, aheadRoom-size), size); err != nil || sync(f) != nil {
+			_ = f.Truncate(size)
+		}
+	}
+	return &ahead{f: f, word: word, sync: sync}, nil
+}
 
 // ahead is the job store's tail file.
 type ahead struct {

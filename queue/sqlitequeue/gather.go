@@ -30,8 +30,8 @@ type guard struct {
 }
 
 const (
-	maxHeld   = 32 << 20 // bytes in the tail above which SQLite gets them before the next change is taken
-	rewindAt  = 4 << 20  // bytes in the tail above which it gets them soon, and the tail begins anew
+	maxHeld   = 16 << 20 // bytes in the tail above which SQLite gets them before the next change is taken
+	rewindAt  = 1 << 20  // bytes in the tail above which it gets them soon, and the tail begins anew
 	maxPlain  = 1 << 20  // bytes of a group above which it goes to SQLite at once
 	settleAll = 2        // how many of Options.Settle SQLite may be behind
 )

@@ -114,13 +114,12 @@ func (s *Store) open(ctx context.Context) error {
 		return err
 	}
 	s.recent[0].above, s.recent[1].above = s.maxKey, s.maxKey
-	f, err := os.OpenFile(s.db.path+".tail", os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return err
-	}
-	s.tail = &ahead{f: f, word: word}
+	var sync func(*os.File) error
 	if s.o.Durability == Power {
-		s.tail.sync = s.o.datasync
+		sync = s.o.datasync
+	}
+	if s.tail, err = openAhead(s.db.path+".tail", word, sync); err != nil {
+		return err
 	}
 	if err := syncDir(filepath.Dir(s.db.path), s.o); err != nil {
 		return err
