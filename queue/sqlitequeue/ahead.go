@@ -51,7 +51,6 @@ type ahead struct {
 	size int64
 	buf  []byte
 	sync func(*os.File) error // nil: a group need not survive a power cut
-	now  quickWriter
 }
 
 // change is one job's new state on its way to SQLite.
@@ -74,7 +73,7 @@ func (a *ahead) add(group []change) error {
 	}
 	binary.LittleEndian.PutUint32(b, uint32(len(b)-groupHeader))
 	binary.LittleEndian.PutUint32(b[4:], crc32.Update(a.word, castagnoli(), b[groupHeader:]))
-	err := a.put(b)
+	_, err := a.f.WriteAt(b, a.size)
 	if err == nil && a.sync != nil {
 		err = a.sync(a.f)
 	}
@@ -104,17 +103,6 @@ func appendGroup(b []byte, group []change) []byte {
 		b = append(b, payload...)
 	}
 	return b
-}
-
-// put writes bytes at the end, as tail.put does.
-func (a *ahead) put(b []byte) error {
-	if len(b) <= quick {
-		if done, err := a.now.writeAt(a.f, b, a.size); done {
-			return err
-		}
-	}
-	_, err := a.f.WriteAt(b, a.size)
-	return err
 }
 
 // appendSized adds what fn appends, behind its length.
