@@ -22,6 +22,7 @@ type Config struct {
 	Scheduler     Scheduler         `yaml:"scheduler"`
 	Timeouts      Timeouts          `yaml:"timeouts"`
 	Auth          Auth              `yaml:"auth"`
+	HTTP          HTTP              `yaml:"http"`
 	Telemetry     Telemetry         `yaml:"telemetry"`
 	Log           Log               `yaml:"log"`
 	SSH           SSH               `yaml:"ssh"`
@@ -121,6 +122,12 @@ type Timeouts struct {
 // Auth says when a key is needed.
 type Auth struct {
 	Mode string `yaml:"mode"` // auto or keys
+}
+
+// HTTP says what a listener on loopback takes beside loopback names and its own pages.
+type HTTP struct {
+	Hosts   []string `yaml:"hosts"`   // names in the Host header, of a proxy in front for instance
+	Origins []string `yaml:"origins"` // SCHEME://HOST[:PORT] of pages whose scripts may use the API
 }
 
 // Telemetry says what is exported.

@@ -165,6 +165,12 @@ func setScalar(f reflect.Value, text string) error {
 			return errors.New("is not a whole number")
 		}
 		f.SetInt(n)
+	case reflect.Float64:
+		n, err := strconv.ParseFloat(text, 64)
+		if err != nil {
+			return errors.New("is not a number")
+		}
+		f.SetFloat(n)
 	case reflect.Slice:
 		if f.Type().Elem().Kind() != reflect.String {
 			return errors.New("cannot be set by an environment variable: use the configuration file")
