@@ -40,7 +40,9 @@ func (e *Error) Code() string {
 		return "FORBIDDEN"
 	case ErrDamped:
 		return "RATE_LIMITED"
-	case ErrNotFound, ErrInvalid:
+	case ErrNotFound:
+		return "KEY_NOT_FOUND"
+	case ErrInvalid:
 		return "INVALID_REQUEST"
 	case ErrTooManyActive, ErrConflict:
 		return "CONFLICT"

@@ -264,14 +264,15 @@ var (
 )
 
 // VerifyFrom is Verify with brute-force damping: an address that has presented too many wrong keys in the last minute
-// is refused with ErrDamped before its key is looked at. A good key from a damped address waits as well.
+// is refused with ErrDamped before its key is looked at. A good key from a damped address waits as well. A key that was
+// good once is no guess: a client that goes on with a revoked or expired one locks nobody out.
 func (k *Keys) VerifyFrom(addr, presented string) (Identity, error) {
 	if after := k.damp.blocked(addr); after > 0 {
 		return Identity{}, &Error{Kind: ErrDamped, After: after,
 			Message: "too many wrong keys from this address: wait, then try again with the right one"}
 	}
 	id, err := k.Verify(presented)
-	if err != nil {
+	if err == error(errNoKey) {
 		k.damp.failed(addr)
 	}
 	return id, err
