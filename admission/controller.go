@@ -293,7 +293,7 @@ func (c *Controller) refusal(t *tenant, r Request, load Load, cost int64, now ti
 			Message: fmt.Sprintf("the tenant may use %d tokens a minute: slow down or lower max_tokens", l.TPM)}
 	}
 	if l.Concurrent > 0 && t.running >= l.Concurrent {
-		return &Refusal{Reason: CodeRateLimited, After: atLeast(load.Wait, time.Second),
+		return &Refusal{Reason: CodeRateLimited, After: atLeast(max(load.Wait, load.Took/time.Duration(t.running)), time.Second),
 			Message: fmt.Sprintf("the tenant may have %d jobs at once: wait for one to end", l.Concurrent)}
 	}
 	if full := c.full(t, r, load); full != "" {
