@@ -211,6 +211,9 @@ func (a *modelsAPI) Put(ctx context.Context, name string, raw json.RawMessage) (
 	if err := dec.Decode(&m); err != nil {
 		return httpserver.Model{}, &codedError{code: "INVALID_REQUEST", msg: "a model entry has the keys of the configuration (ref, engine, slots, ...): " + strings.TrimPrefix(err.Error(), "json: ")}
 	}
+	if err := knownEngine(name, m.Engine, *a.f.engines.Load()); err != nil {
+		return httpserver.Model{}, err
+	}
 	if err := a.c.prov.Put(ctx, modelEntry(name, m)); err != nil {
 		return httpserver.Model{}, err
 	}

@@ -3,7 +3,6 @@ package compose
 import (
 	"context"
 	"fmt"
-	"net"
 	"net/http"
 	"sync"
 	"time"
@@ -128,54 +127,6 @@ func (q *Queen) want(ctx context.Context, w scheduler.Want) {
 	}
 }
 
-// probeExternals asks the servers that the queen does not own whether they are well.
-func (q *Queen) probeExternals(ctx context.Context) error {
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	for id, x := range q.fleet.externals {
-		if x.health == "" {
-			continue
-		}
-		wg.Go(func() {
-			client := &http.Client{Timeout: 3 * time.Second, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-				Transport: &http.Transport{DialContext: (&net.Dialer{Timeout: 2 * time.Second}).DialContext, DisableKeepAlives: true}}
-			misses := 0
-			for {
-				if q.probe(ctx, client, x) == nil {
-					if misses >= 2 {
-						_ = q.reg.SetWorkerState(id, registry.WorkerIdle, "")
-					}
-					misses = 0
-				} else if misses++; misses == 2 {
-					_ = q.reg.SetWorkerState(id, registry.WorkerFailed, "does not answer "+x.spec.URL+x.health)
-				}
-				select {
-				case <-ctx.Done():
-					return
-				case <-time.After(3 * time.Second):
-				}
-			}
-		})
-	}
-	return nil
-}
-
-func (q *Queen) probe(ctx context.Context, client *http.Client, x external) error {
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, x.spec.URL+x.health, nil)
-	if err != nil {
-		return err
-	}
-	res, err := client.Do(r)
-	if err != nil {
-		return err
-	}
-	_ = res.Body.Close()
-	if res.StatusCode >= 500 {
-		return fmt.Errorf("status %d", res.StatusCode)
-	}
-	return nil
-}
-
 // done settles what the other modules know of a job, once, at its end.
 func (q *Queen) done(j *router.Job, r router.Result) {
 	e := q.live.drop(j.ID)
@@ -275,7 +226,7 @@ func (w *waits) estimate(model string, waiting, slots int) time.Duration {
 
 // load is the state of the line for admission.
 func (q *Queen) load(model string) admission.Load {
-	l := admission.Load{Max: q.cfg.Queue.Max, Waiting: q.q.Waiting("")}
+	l := admission.Load{Max: q.cfg.Queue.Max, Waiting: q.q.Waiting(""), Took: q.wait.estimate(model, 1, 1)}
 	l.Idle = l.Waiting == 0
 	if !l.Idle {
 		l.Wait = q.wait.estimate(model, q.q.Waiting(model), q.src.slots(model))
