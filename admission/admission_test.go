@@ -103,6 +103,15 @@ func TestSettleRefundsAndCharges(t *testing.T) {
 	})
 }
 
+// TestMoreThanADaysQuota: no waiting helps, and who comes back all the same does so once a day.
+func TestMoreThanADaysQuota(t *testing.T) {
+	c := controller(t, nil, admission.Options{Default: admission.Limits{TokensPerDay: 100}})
+	_, err := c.Admit(t.Context(), admission.Request{Tenant: "a", MaxTokens: 101})
+	if after := refusal(t, err, admission.CodeQuota).RetryAfter(); after != 24*time.Hour {
+		t.Errorf("Retry-After %v", after)
+	}
+}
+
 func TestCapacityDeadlineModels(t *testing.T) {
 	var load atomic.Pointer[admission.Load]
 	load.Store(&admission.Load{Idle: true})

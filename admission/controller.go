@@ -277,7 +277,8 @@ func (c *Controller) refusal(t *tenant, r Request, load Load, cost int64, now ti
 	}
 	if l.TokensPerDay > 0 && t.day.sum+t.reserved+cost > l.TokensPerDay {
 		if cost > l.TokensPerDay {
-			return &Refusal{Reason: CodeQuota, Message: fmt.Sprintf("the request may take %d tokens, the tenant's quota is %d a day: lower max_tokens", cost, l.TokensPerDay)}
+			return &Refusal{Reason: CodeQuota, After: 24 * time.Hour, // for those who come back whatever they are told
+				Message: fmt.Sprintf("the request may take %d tokens, the tenant's quota is %d a day: lower max_tokens", cost, l.TokensPerDay)}
 		}
 		hours := t.day.free(t.day.sum + t.reserved + cost - l.TokensPerDay)
 		into := time.Duration((c.wall + int64(now)) % int64(time.Hour))

@@ -162,8 +162,8 @@ func (h *Hub) Replay(ctx context.Context, job string) (*Stream, error) {
 	return s, nil
 }
 
-// flush lets go of what the journal keeps.
-func (h *Hub) flush() {
+// Flush lets go of what the journal keeps of attached streams: after it, a kill of the process loses none of it.
+func (h *Hub) Flush() {
 	if h.flusher == nil {
 		return
 	}

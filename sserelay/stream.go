@@ -157,7 +157,7 @@ func (s *Stream) buffer(seq uint64, m Meta, data []byte, wake bool) {
 	if err := s.hub.journal.Buffer(s.id, seq, uint32(m), data); err != nil {
 		s.notJournalled(err)
 	} else if wake && s.watched() {
-		s.hub.flush()
+		s.hub.Flush()
 	}
 }
 

@@ -1,6 +1,7 @@
 package compose
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -127,11 +128,20 @@ func (q *Queen) want(ctx context.Context, w scheduler.Want) {
 	}
 }
 
+// used is what a job took by its record. A prompt was read when the answer began, whether or not the answer came to its
+// end, where the worker would have counted it; before that nothing was served.
+func used(complete bool, firstToken time.Time, prompt, output int) admission.Usage {
+	if !complete && firstToken.IsZero() {
+		prompt = 0
+	}
+	return admission.Usage{Prompt: int64(prompt), Output: int64(output)}
+}
+
 // done settles what the other modules know of a job, once, at its end.
 func (q *Queen) done(j *router.Job, r router.Result) {
 	e := q.live.drop(j.ID)
 	if e != nil && e.grant != nil {
-		e.grant.Settle(admission.Usage{Prompt: int64(r.PromptTokens), Output: int64(r.TokensOut)})
+		e.grant.Settle(used(r.State == router.Complete, r.FirstToken, cmp.Or(r.PromptTokens, j.PromptTokens), r.TokensOut))
 	}
 	if e != nil {
 		q.keeps.set(r.Worker, e.keep)
@@ -189,7 +199,7 @@ func (q *Queen) served(ctx context.Context) ([]admission.Served, error) {
 		for _, r := range recs {
 			if r.State.Terminal() && r.Completed.After(since) {
 				out = append(out, admission.Served{ID: r.ID, Tenant: r.Tenant, At: r.Completed,
-					Usage: admission.Usage{Prompt: int64(r.PromptTokens), Output: int64(r.TokensOut)}})
+					Usage: used(r.State == queue.Complete, r.FirstToken, r.PromptTokens, r.TokensOut)})
 			}
 		}
 		if len(recs) < page || recs[page-1].Submitted.Before(since.Add(-time.Hour)) {

@@ -83,9 +83,10 @@ func (s *stream) copyOptions(o router.CopyOptions) sserelay.CopyOptions {
 	return co
 }
 
-// hold keeps the first byte back until the job is stored.
+// hold keeps the first byte back until the job is stored. Readers of a job that is neither streamed nor detached wait for
+// the store themselves.
 func (s *stream) hold(ctx context.Context) error {
-	if s.entry == nil || s.entry.commit == nil {
+	if s.entry == nil || s.entry.commit == nil || !s.job.Stream && !s.job.Detached {
 		return nil
 	}
 	return s.entry.commit.Wait(ctx)
@@ -93,10 +94,8 @@ func (s *stream) hold(ctx context.Context) error {
 
 // Body implements router.Stream.
 func (s *stream) Body(ctx context.Context, status int, header http.Header, body []byte) (router.Outcome, error) {
-	if s.job.Stream || s.job.Detached { // the readers of any other job wait for the store themselves
-		if err := s.hold(ctx); err != nil {
-			return router.Outcome{}, err
-		}
+	if err := s.hold(ctx); err != nil {
+		return router.Outcome{}, err
 	}
 	p := sserelay.Raw
 	switch s.job.Surface {

@@ -79,7 +79,7 @@ func (s *submitter) Submit(ctx context.Context, r *httpserver.Request) (httpserv
 		}
 		return nil, err
 	}
-	return &job{s: s, id: id, h: h, limits: limitHeaders(grant.Remaining())}, nil
+	return &job{s: s, id: id, h: h, limits: limitHeaders(grant.Remaining()), late: r.IdempotencyKey == ""}, nil
 }
 
 var surfaces = map[httpserver.Surface]router.Surface{
@@ -162,6 +162,7 @@ type job struct {
 	st     *sserelay.Stream // else
 	limits http.Header
 	eager  bool // a reader that came later: every error is an event
+	late   bool // it may be stored together with its end, if that comes soon
 }
 
 var _ httpserver.Job = (*job)(nil)
@@ -267,6 +268,10 @@ func (j *job) Serve(ctx context.Context, w http.ResponseWriter, v httpserver.Vie
 	return err
 }
 
+// shortAnswer is well below the time for which queue.SubmitLate holds a job back: the record of a job that was carried
+// here and is over by then is written with its end.
+const shortAnswer = 25 * time.Millisecond
+
 // Result implements httpserver.Job.
 func (j *job) Result(ctx context.Context, v httpserver.View) (*httpserver.Result, error) {
 	st, err := j.stream()
@@ -276,12 +281,13 @@ func (j *job) Result(ctx context.Context, v httpserver.View) (*httpserver.Result
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	view := j.view(v)
+	begin, carried := time.Now(), false
 	if j.h != nil {
 		stop := func() {}
 		defer func() { stop() }()
 		view.Carry = func() {
 			if !j.eager { // else the one who submitted it does
-				j.h.Carry()
+				carried = j.h.Carry()
 			}
 			if over, _, _ := st.Ended(); !over && j.s.modelWait > 0 {
 				stop = j.impatient(ctx, cancel)
@@ -289,6 +295,9 @@ func (j *job) Result(ctx context.Context, v httpserver.View) (*httpserver.Result
 		}
 	}
 	res, err := st.Result(ctx, view)
+	if !carried || !j.late || time.Since(begin) > shortAnswer {
+		j.s.hub.Flush() // its record may say only later how it ended: until then the journal does
+	}
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
 			return nil, cause
