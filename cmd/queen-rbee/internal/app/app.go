@@ -199,9 +199,20 @@ func serve(version string, cfg *config.Config, f *flags, stdout, stderr io.Write
 		}
 	}()
 	return q.Run(ctx, listener, func() {
-		_, _ = fmt.Fprintf(stdout, "ready http://%s\n", listener.Addr())
+		_, _ = fmt.Fprintf(stdout, "ready http://%s\n", shown(cfg.Listen, listener.Addr()))
 		m.serving(listener.Addr(), q.Alive)
 	})
+}
+
+// shown is the address for the ready line: the host as it was configured, where it is an address for all interfaces, which
+// the system writes in its own way, and the port that it became.
+func shown(configured string, got net.Addr) string {
+	host, _, err := net.SplitHostPort(configured)
+	_, port, gotErr := net.SplitHostPort(got.String())
+	if ip := net.ParseIP(host); err != nil || gotErr != nil || ip == nil || !ip.IsUnspecified() {
+		return got.String()
+	}
+	return net.JoinHostPort(host, port)
 }
 
 // profile serves Go's profiles on the loopback address that RBEE_PPROF names, for whoever looks into the queen's costs.

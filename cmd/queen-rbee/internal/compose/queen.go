@@ -317,7 +317,7 @@ func (q *Queen) newServer(ctx context.Context) (err error) {
 		Policies: &auditedPolicies{q.policies, t}, Tenants: &auditedTenants{&tenantsAPI{q.adm}, t}, Keys: &keysAPI{q.keys}, Targets: &targets{q},
 		Doctor: &examiner{q},
 		Admin:  &auditedAdmin{&adminAPI{stop: q.Stop}, t}, Ready: q.isReady, Metrics: q.prom.Handler(), EngineMetrics: http.HandlerFunc(q.engineMetrics), Batches: q.batches,
-		Version: q.o.Version, Log: q.log, Poller: q.serverPoll()})
+		AllowedHosts: q.cfg.Auth.Hosts, AllowedOrigins: q.cfg.Auth.Origins, Version: q.o.Version, Log: q.log, Poller: q.serverPoll()})
 	return err
 }
 

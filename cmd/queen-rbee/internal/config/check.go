@@ -166,6 +166,11 @@ func (c *Config) checkNumbers() error {
 }
 
 func (c *Config) checkChoices() error {
+	for _, o := range c.Auth.Origins {
+		if u, err := url.Parse(o); err != nil || u.Scheme == "" || u.Host == "" || u.Path != "" {
+			return bad("$.auth.origins", "%q is not SCHEME://HOST[:PORT]", o)
+		}
+	}
 	for _, choice := range []struct {
 		path, value string
 		allowed     []string

@@ -121,9 +121,12 @@ type Timeouts struct {
 	Load       string   `yaml:"load"`
 }
 
-// Auth says when a key is needed.
+// Auth says when a key is needed, and what browsers may do.
 type Auth struct {
 	Mode string `yaml:"mode"` // auto or keys
+	// Hosts and Origins are what requests to a loopback address may have in Host and Origin beside its own names.
+	Hosts   []string `yaml:"hosts"`
+	Origins []string `yaml:"origins"`
 }
 
 // Telemetry says what is exported.
