@@ -283,7 +283,7 @@ type fakeScheduler struct {
 	observed []Outcome
 	ignore   bool // ignores Exclude
 	evict    []string
-	refuses error // what a job is told that is to go on elsewhere
+	refuses  error // what a job is told that is to go on elsewhere
 }
 
 func newScheduler(t testing.TB, ws ...*fakeWorker) *fakeScheduler {
