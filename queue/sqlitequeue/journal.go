@@ -246,6 +246,9 @@ func (j *Journal) open(ctx context.Context) error {
 		coalesce((SELECT job FROM whole ORDER BY key DESC LIMIT 1), ''))`).Scan(&j.floor); err != nil {
 		return err
 	}
+	if err := j.raiseFloor(ctx); err != nil {
+		return err
+	}
 	res, err := j.db.w.ExecContext(ctx, "INSERT INTO epochs (opened_at) VALUES (?)", j.o.Clock().UnixMicro())
 	if err != nil {
 		return err
