@@ -37,11 +37,19 @@ type stream struct {
 
 // Open implements router.Streams.
 func (s *streams) Open(j *router.Job, recovered bool) (router.Stream, error) {
-	st, err := s.hub.Open(context.Background(), j.ID, sserelay.StreamOptions{Detached: j.Detached, Recovered: recovered, Model: j.Model, Created: j.Submitted})
+	e := entryOf(j)
+	o := sserelay.StreamOptions{Detached: j.Detached, Recovered: recovered, Model: j.Model, Created: j.Submitted, IncludeUsage: e != nil && e.usage}
+	switch {
+	case !j.Stream:
+	case j.Surface == router.Chat:
+		o.Format = sserelay.FormatChat
+	case j.Surface == router.Completion:
+		o.Format = sserelay.FormatCompletion
+	}
+	st, err := s.hub.Open(context.Background(), j.ID, o)
 	if err != nil {
 		return nil, err
 	}
-	e := entryOf(j)
 	if e != nil {
 		e.stream = st
 	}

@@ -59,7 +59,7 @@ func (s *submitter) Submit(ctx context.Context, r *httpserver.Request) (httpserv
 		Node: r.Node, Surface: surfaces[r.Surface], Path: r.Path, Body: r.Body, ContentType: r.ContentType, Prompt: r.Prompt, Stream: r.Stream,
 		Inline: !r.Stream && !r.Detach, Detached: r.Detach, Deadline: r.Deadline, Submitted: time.Now(), PromptTokens: prompt, MaxTokens: r.MaxTokens,
 		IdempotencyKey: r.IdempotencyKey, CorrelationID: r.CorrelationID, Traceparent: r.Traceparent, Strip: entry0.Strip, Set: rawValues(entry0.Set)}
-	e := &entry{job: j, grant: grant, fingerprint: r.BodyHash, keep: r.KeepAlive, trace: s.trace(j, begin)}
+	e := &entry{job: j, grant: grant, fingerprint: r.BodyHash, usage: r.IncludeUsage, keep: r.KeepAlive, trace: s.trace(j, begin)}
 	e.trace.Child(metrics.SpanAdmit, begin, j.Submitted, nil, "tenant", j.Tenant)
 	j.Aux = &work{entry: e}
 	s.live.put(id, e)
@@ -203,10 +203,16 @@ var formats = map[string]sserelay.Format{
 
 func (j *job) view(v httpserver.View) sserelay.View {
 	f, ok := formats[v.Format]
+	usage := v.IncludeUsage
 	if v.Format == httpserver.FormatOpenAI || !ok {
-		f = j.openAI()
+		var own, known bool
+		if f, own, known = j.st.Asked(); known {
+			usage = own
+		} else {
+			f = j.openAI()
+		}
 	}
-	return sserelay.View{Format: f, IDs: v.IDs, IncludeUsage: v.IncludeUsage, LastEventID: v.LastEventID, Model: v.Model, Eager: j.eager, OnHeaders: func(h http.Header) {
+	return sserelay.View{Format: f, IDs: v.IDs, IncludeUsage: usage, LastEventID: v.LastEventID, Model: v.Model, Eager: j.eager, OnHeaders: func(h http.Header) {
 		j.mark(h)
 		if v.OnHeaders != nil {
 			v.OnHeaders(h)
@@ -214,7 +220,8 @@ func (j *job) view(v httpserver.View) sserelay.View {
 	}}
 }
 
-// openAI is the OpenAI view that the job's own client has: completion chunks for a completion, else chat chunks.
+// openAI is the OpenAI view of a job whose own client reads no stream of OpenAI's: completion chunks for a completion, else
+// chat chunks.
 func (j *job) openAI() sserelay.Format {
 	if e, ok := j.s.live.get(j.id); ok {
 		if e.job.Surface == router.Completion {
