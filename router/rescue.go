@@ -121,8 +121,9 @@ func (t *task) replace(v verdict) *reservation {
 	if err != nil {
 		if t.ctx.Err() != nil {
 			t.finish(t.aborted())
-		} else {
-			t.finish(t.failure(err, CodeInternal))
+		} else { // the client hears why its job failed, not why there is nobody else
+			r.log.Warn("job can't go on elsewhere", "job", t.job.ID, "error", logText(err))
+			t.finish(v.res)
 		}
 		return nil
 	}

@@ -433,7 +433,7 @@ func (c *copier) flush() {
 	if c.dirty {
 		c.intake()
 		if !c.s.o.Detached && c.s.watched() { // a detached one's frames are appended, not buffered
-			c.s.hub.flush()
+			c.s.hub.Flush()
 		}
 		c.s.flush(true)
 	}

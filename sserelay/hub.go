@@ -57,6 +57,10 @@ type StreamOptions struct {
 	Recovered bool      // the job was found unfinished at start: its frames so far are read from the journal
 	Model     string    // the model's name as clients know it
 	Created   time.Time // when the job was submitted; zero = now
+	// Format and IncludeUsage are the view of the job's own client where that is a stream of OpenAI's: FormatChat or
+	// FormatCompletion. They are journalled, so that Stream.Asked gives whoever comes later the same chunks.
+	Format       Format
+	IncludeUsage bool
 }
 
 // Hub holds the live streams of a process. Its methods may be called from any goroutine.
@@ -162,8 +166,8 @@ func (h *Hub) Replay(ctx context.Context, job string) (*Stream, error) {
 	return s, nil
 }
 
-// flush lets go of what the journal keeps.
-func (h *Hub) flush() {
+// Flush lets go of what the journal keeps of attached streams: after it, a kill of the process loses none of it.
+func (h *Hub) Flush() {
 	if h.flusher == nil {
 		return
 	}

@@ -188,7 +188,7 @@ func (h *Hub) passAll() {
 	h.due.Unlock()
 	for _, s := range fed {
 		if s.watched() {
-			h.flush()
+			h.Flush()
 			break
 		}
 	}
