@@ -74,7 +74,11 @@ func (t *task) rescue(w *Worker, why error) verdict {
 func (t *task) lost(w *Worker, why error) Result {
 	var e *statusError
 	if errors.As(why, &e) {
-		return t.result(Failed, CodeWorkerFailed, e.Error())
+		if slices.ContainsFunc(t.held, func(h heldReport) bool { return h.worker != w.ID }) {
+			return t.result(Failed, CodeWorkerFailed, e.Error()) // another said 500 too: it is about the request
+		}
+		// else its words are for nobody: they can repeat a prompt, or the key that the worker was sent
+		return t.result(Failed, CodeWorkerFailed, e.LogText()+"; send the request again")
 	}
 	return t.result(Failed, CodeWorkerFailed, fmt.Sprintf("worker %s failed: %s; send the request again", w.ID, plain(why)))
 }

@@ -36,6 +36,7 @@ type Store struct {
 	moving map[int64]*held // what it is being given
 	known  map[int64]guard // unfinished jobs that it has
 	moves  uint64
+	behind bool            // the last move failed: no new job until one succeeds
 	maxKey int64 // above the key of none that it has
 	recent [2]recent
 }
@@ -135,7 +136,7 @@ func (s *Store) Apply(ctx context.Context, ops []*queue.Op) error {
 		return queue.ErrClosed
 	}
 	ctx = context.WithoutCancel(ctx)
-	if s.tail.size > maxHeld || !plain(ops) {
+	if s.tail.size > maxHeld || !plain(ops) || s.lags() && adds(ops) {
 		return s.direct(ctx, ops)
 	}
 	if err := s.stage(ctx, ops); err != nil || len(s.group) == 0 {
