@@ -316,6 +316,7 @@ func (s *Scheduler) growLine(items []item, now int64) (int, Decision) {
 		if p, ok := s.placing(it.job, it.m, n, now, false); ok {
 			d := s.provision(s.blank(it.job), &p)
 			d.Reason = "no worker has the model"
+			s.coldAge += (float64(it.m.oldest) - s.coldAge) / 16
 			return it.i, d
 		}
 		s.makeWay(it, n, now)
