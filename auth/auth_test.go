@@ -91,7 +91,7 @@ func TestRotationAndRevoke(t *testing.T) {
 		t.Errorf("the other key of the rotation: %v", err)
 	}
 	err := k.Revoke(t.Context(), "test", "nobody")
-	if e := new(auth.Error); !errors.Is(err, auth.ErrNotFound) || !errors.As(err, &e) || e.Code() != "KEY_NOT_FOUND" {
+	if e := new(auth.Error); !errors.Is(err, auth.ErrNotFound) || !errors.As(err, &e) || e.Code() != "NOT_FOUND" {
 		t.Errorf("unknown id: %v", err)
 	}
 	for _, listed := range k.List() {
@@ -117,15 +117,25 @@ func TestBadRequests(t *testing.T) {
 func TestDamping(t *testing.T) {
 	k, c := newKeys(t, auth.Options{Attempts: 3})
 	_, secret := create(t, k, auth.Request{Tenant: "home", Scope: auth.Infer})
+	_, other := create(t, k, auth.Request{Tenant: "away", Scope: auth.Infer})
+	guess := secret[:len(secret)-1] + map[bool]string{true: "0", false: "1"}[secret[len(secret)-1] == '1']
 	for range 3 {
-		if _, err := k.VerifyFrom("10.0.0.1", "rbee_wrong"); !errors.Is(err, auth.ErrUnauthenticated) {
-			t.Fatal(err)
+		for _, wrong := range []string{"rbee_wrong", guess} {
+			if _, err := k.VerifyFrom("10.0.0.1", wrong); !errors.Is(err, auth.ErrUnauthenticated) {
+				t.Fatal(err)
+			}
 		}
+	}
+	if _, err := k.VerifyFrom("10.0.0.1", "sk-none"); !errors.Is(err, auth.ErrDamped) {
+		t.Errorf("a fourth one that is no key: %v", err)
+	}
+	if _, err := k.VerifyFrom("10.0.0.1", other); err != nil {
+		t.Errorf("another key from the same address: %v", err)
 	}
 	_, err := k.VerifyFrom("10.0.0.1", secret)
 	var e *auth.Error
 	if !errors.As(err, &e) || e.Code() != "RATE_LIMITED" || e.RetryAfter() <= 0 || e.RetryAfter() > time.Minute {
-		t.Fatalf("a damped address got %v", err)
+		t.Fatalf("a key that was guessed at got %v", err)
 	}
 	if _, err := k.VerifyFrom("10.0.0.2", secret); err != nil {
 		t.Errorf("another address: %v", err)
@@ -161,7 +171,7 @@ func TestAnOldKeyIsNoGuess(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := k.VerifyFrom("10.0.0.1", good); !errors.Is(err, auth.ErrDamped) {
+	if _, err := k.VerifyFrom("10.0.0.1", old); !errors.Is(err, auth.ErrDamped) {
 		t.Errorf("after three guesses: %v", err)
 	}
 }

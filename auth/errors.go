@@ -41,7 +41,7 @@ func (e *Error) Code() string {
 	case ErrDamped:
 		return "RATE_LIMITED"
 	case ErrNotFound:
-		return "KEY_NOT_FOUND"
+		return "NOT_FOUND"
 	case ErrInvalid:
 		return "INVALID_REQUEST"
 	case ErrTooManyActive, ErrConflict:

@@ -27,7 +27,7 @@ type Options struct {
 	Now      func() time.Time // time.Now when nil
 	Logger   *slog.Logger     // silent when nil
 	Audit    *Audit           // records key changes when given
-	Attempts int              // failed attempts an address may make in a minute; 0: 20, negative: no limit
+	Attempts int              // failed attempts an address may make with a key id in a minute; 0: 20, negative: no limit
 	// KeepAdmin refuses what would leave nobody who may make keys: a first key of another scope than Admin, and the
 	// revocation of the last active key of scope Admin.
 	KeepAdmin bool
@@ -263,17 +263,22 @@ var (
 	errExpired = refuse(ErrUnauthenticated, "this key has expired: ask the operator for a new one")
 )
 
-// VerifyFrom is Verify with brute-force damping: an address that has presented too many wrong keys in the last minute
-// is refused with ErrDamped before its key is looked at. A good key from a damped address waits as well. A key that was
-// good once is no guess: a client that goes on with a revoked or expired one locks nobody out.
+// VerifyFrom is Verify with brute-force damping: an address that has presented too many wrong secrets for a key id in the
+// last minute is refused with ErrDamped before the secret is looked at, be it the right one. Other keys from the same address
+// are not held up: it may be a proxy's, or this machine's.
+// A key that was good once is no guess: a client that goes on with a revoked or expired one locks nobody out.
 func (k *Keys) VerifyFrom(addr, presented string) (Identity, error) {
-	if after := k.damp.blocked(addr); after > 0 {
+	g := guessed{addr: addr}
+	if id, _, ok := split(presented); ok {
+		g.id = id
+	}
+	if after := k.damp.blocked(g); after > 0 {
 		return Identity{}, &Error{Kind: ErrDamped, After: after,
 			Message: "too many wrong keys from this address: wait, then try again with the right one"}
 	}
 	id, err := k.Verify(presented)
 	if err == error(errNoKey) {
-		k.damp.failed(addr)
+		k.damp.failed(g)
 	}
 	return id, err
 }

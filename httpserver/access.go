@@ -113,7 +113,7 @@ func (s *Server) checkBrowser(r *http.Request) error {
 		return nil
 	}
 	if !localName(hostOnly(r.Host)) && !contains(s.o.AllowedHosts, hostOnly(r.Host)) && !contains(s.o.AllowedHosts, r.Host) {
-		return refuse(CodeForbidden, "host %q is not this server: call it by a loopback name, or add the name to the allowed hosts", clip(r.Host, 100))
+		return refuse(CodeForbidden, "host %q is not this server: call it by a loopback name, or add the name to http.hosts in the configuration", clip(r.Host, 100))
 	}
 	origins, ok := r.Header["Origin"]
 	if !ok {
@@ -125,7 +125,34 @@ func (s *Server) checkBrowser(r *http.Request) error {
 			return nil
 		}
 	}
-	return refuse(CodeForbidden, "requests from pages of another origin are refused: add it to the allowed origins, or call from a program")
+	return refuse(CodeForbidden, "requests from pages of another origin are refused: add it to http.origins in the configuration, or call from a program")
+}
+
+// share tells a browser that the scripts of an allowed origin may read the answer; nothing is said to any other. done means
+// that the request only asked what would be allowed.
+func (c *call) share() (done bool) {
+	if len(c.s.o.AllowedOrigins) == 0 {
+		return false
+	}
+	h := c.w.Header()
+	h.Add("Vary", "Origin")
+	origin := c.r.Header["Origin"]
+	if len(origin) != 1 || !contains(c.s.o.AllowedOrigins, origin[0]) {
+		return false
+	}
+	h.Set("Access-Control-Allow-Origin", origin[0])
+	h.Set("Access-Control-Expose-Headers", "Retry-After, X-Request-Id, X-Correlation-Id, X-Rbee-Job-Id, X-Rbee-Worker-Id, X-Rbee-Queue-Ms, X-Rbee-Error")
+	asked := c.r.Header.Get("Access-Control-Request-Method")
+	if c.r.Method != http.MethodOptions || asked == "" {
+		return false
+	}
+	h.Set("Access-Control-Allow-Methods", "GET, POST, PUT, DELETE")
+	if names := c.r.Header.Get("Access-Control-Request-Headers"); len(names) <= 1024 && printable(names) {
+		h.Set("Access-Control-Allow-Headers", names) // clients send some of their own; the key is one of them
+	}
+	h.Set("Access-Control-Max-Age", "600")
+	c.w.WriteHeader(http.StatusNoContent)
+	return true
 }
 
 func hostOnly(hostport string) string {

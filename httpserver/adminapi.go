@@ -129,7 +129,7 @@ func samplePolicy(raw json.RawMessage) (*Policy, error) {
 		return &Policy{Source: rawString(raw)}, nil
 	}
 	var n newPolicy
-	if err := unmarshal(raw, &n); err != nil {
+	if err := known("policy", raw, &n); err != nil {
 		return nil, err
 	}
 	p := n.policy()
@@ -142,7 +142,13 @@ func (c *call) replay() error {
 	if err != nil {
 		return err
 	}
-	b, release, err := c.rawObject()
+	b, release, err := c.object(func(k, _ []byte) error {
+		switch string(k) {
+		case "policy", "policies", "events":
+			return nil
+		}
+		return unknownField(string(k))
+	})
 	if err != nil {
 		return err
 	}

@@ -28,6 +28,9 @@ func (c *call) body(limit int64) (b []byte, release func(), err error) {
 		return nil, release, nil
 	}
 	rc := http.NewResponseController(c.w.ResponseWriter)
+	if r.Header["Expect"] != nil { // 100 Continue is written before anything else sets a deadline
+		_ = rc.SetWriteDeadline(time.Time{})
+	}
 	if rc.SetReadDeadline(time.Now().Add(c.s.o.BodyTimeout)) == nil {
 		defer func() { _ = rc.SetReadDeadline(time.Time{}) }()
 	}
@@ -97,9 +100,6 @@ func (c *call) readError(err error) error {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		c.w.Header().Set("Connection", "close")
 		return refuse(CodeRequestTimeout, "the body did not arrive within %s", c.s.o.BodyTimeout)
-	}
-	if ctx := c.r.Context(); ctx.Err() != nil {
-		return ctx.Err()
 	}
 	c.w.Header().Set("Connection", "close")
 	return invalid("", "the body could not be read to its end")

@@ -3,8 +3,11 @@ package httpserver
 import (
 	"encoding/json"
 	"errors"
+	"net/url"
 	"reflect"
 	"strings"
+
+	"github.com/queen-rbee/queen-rbee/httpserver/internal/strict"
 )
 
 // decode reads a /v2 body into a struct: strict JSON, and each field known by its exact name.
@@ -29,10 +32,44 @@ func unmarshal(b []byte, dst any) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.As(err, &te):
-		return invalid(te.Field, "%s can't be a %s", clip(te.Field, 64), te.Value)
+	case errors.As(err, &te) && te.Field != "":
+		return invalid(te.Field, "%s can't be a %s", clip(te.Field, 64), clip(te.Value, 64))
 	}
-	return invalid("", "the body is not acceptable: a field has the wrong form")
+	if name := faulty(b, dst); name != "" {
+		return invalid(name, "%s has the wrong form", clip(name, 64))
+	}
+	return invalid("", "the body is not acceptable: an object is wanted, each field in its form")
+}
+
+// faulty names the member that can't be read into dst, where the error of the whole does not: times, for instance.
+func faulty(b []byte, dst any) (name string) {
+	strict.Members(b, func(k, v []byte) bool {
+		one := append(append(append([]byte{'{'}, quote(string(k))...), ':'), v...)
+		if json.Unmarshal(append(one, '}'), reflect.New(reflect.TypeOf(dst).Elem()).Interface()) != nil {
+			name = string(k)
+		}
+		return name == ""
+	})
+	return name
+}
+
+// known refuses members of a nested object that dst does not have, and reads it.
+func known(field string, b []byte, dst any) error {
+	allowed := fieldNames(reflect.TypeOf(dst).Elem())
+	var bad error
+	ok := strict.Members(b, func(k, _ []byte) bool {
+		if !allowed[string(k)] {
+			bad = unknownField(field + "." + string(k))
+		}
+		return bad == nil
+	})
+	if bad != nil {
+		return bad
+	}
+	if !ok {
+		return invalid(field, "%s must be an object", field)
+	}
+	return unmarshal(b, dst)
 }
 
 func fieldNames(t reflect.Type) map[string]bool {
@@ -83,9 +120,9 @@ func badName(field string) error {
 
 // name returns a path variable decoded and checked as a name.
 func (c *call) name(variable string) (string, error) {
-	v, err := c.unescaped(variable)
+	v, err := url.PathUnescape(c.vars[variable])
 	if err != nil {
-		return "", err
+		return "", invalid(variable, "%s is not properly encoded", variable)
 	}
 	return v, checkName(variable, v)
 }

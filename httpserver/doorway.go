@@ -21,6 +21,7 @@ type doorway struct {
 	mu   sync.Mutex
 	kept map[*keptConn]struct{}
 	shut bool
+	last bool // nothing is kept any more
 }
 
 // keptConn is a connection between two requests.
@@ -84,12 +85,25 @@ func (d *doorway) Close() error {
 	}
 	d.shut = true
 	close(d.closed)
+	d.dismiss()
+	return d.Listener.Close()
+}
+
+// retire closes the connections that wait for a request, and from now on each that would.
+func (d *doorway) retire() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.last = true
+	d.dismiss()
+}
+
+// dismiss closes what waits; the caller holds mu.
+func (d *doorway) dismiss() {
 	for k := range d.kept {
 		k.drop()
 		_ = k.conn.Close()
 	}
 	clear(d.kept)
-	return d.Listener.Close()
 }
 
 // keep waits for the next request of a connection.
@@ -98,7 +112,7 @@ func (d *doorway) keep(c net.Conn) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	var ok bool
-	if !d.shut {
+	if !d.shut && !d.last {
 		k.watch, ok = d.poller.Readable(c, func() {
 			if d.take(k) {
 				go d.give(c)

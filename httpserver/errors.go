@@ -77,7 +77,7 @@ func lookup(code string) (info codeInfo, ok bool) {
 		return codeInfo{403, "", -1}, true
 	case CodeModelNotFound:
 		return codeInfo{404, "model_not_found", -1}, true
-	case CodeJobNotFound, CodeNodeNotFound, CodeWorkerNotFound, CodeNotFound, "KEY_NOT_FOUND", "TENANT_NOT_FOUND":
+	case CodeJobNotFound, CodeNodeNotFound, CodeWorkerNotFound, CodeNotFound:
 		return codeInfo{404, "", -1}, true
 	case CodeMethodNotAllowed:
 		return codeInfo{405, "", -1}, true

@@ -93,6 +93,7 @@ func (c *call) sse() *sse {
 	h.Set("Content-Type", "text/event-stream")
 	h.Set("Cache-Control", "no-cache")
 	h.Set("X-Accel-Buffering", "no")
+	c.w.pace()
 	w := &sse{w: c.w, rc: http.NewResponseController(c.w)}
 	c.w.WriteHeader(http.StatusOK)
 	_ = w.rc.Flush()
@@ -189,6 +190,7 @@ func (c *call) writeLines(ctx context.Context, lines <-chan []byte) error {
 	} else {
 		c.w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		c.w.Header().Set("X-Content-Type-Options", "nosniff")
+		c.w.pace()
 		c.w.WriteHeader(http.StatusOK)
 		w = &sse{w: c.w, rc: http.NewResponseController(c.w)}
 		_ = w.rc.Flush()

@@ -88,14 +88,24 @@ func modelField(v []byte, dst *string) error {
 	return nil
 }
 
-func checkModel(s string) error {
+func checkModel(s string) error { return checkModelRef("model", s) }
+
+func checkModelRef(name, s string) error {
 	bad := len(s) > 512 || strings.HasPrefix(s, "-") || strings.Contains(s, "..")
 	for i := range len(s) {
 		bad = bad || s[i] < 0x20 || s[i] == 0x7f
 	}
 	if bad {
-		return &Error{ErrCode: CodeInvalidModelRef, Param: "model",
+		return &Error{ErrCode: CodeInvalidModelRef, Param: name,
 			Message: "model names have at most 512 bytes, don't begin with '-' and hold no '..' and no control characters"}
+	}
+	return nil
+}
+
+// checkSession bounds an affinity key.
+func checkSession(name, key string) error {
+	if len(key) > 256 {
+		return invalid(name, "a session key has at most 256 bytes")
 	}
 	return nil
 }

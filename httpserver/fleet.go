@@ -75,7 +75,7 @@ func (c *call) spawn() error {
 	if err := required("model_ref", req.ModelRef); err != nil {
 		return err
 	}
-	if err := checkModel(req.ModelRef); err != nil {
+	if err := checkModelRef("model_ref", req.ModelRef); err != nil {
 		return err
 	}
 	if req.Node != "" {

@@ -2,8 +2,10 @@ package httpserver
 
 import (
 	"encoding/json"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"net/url"
 	"strings"
 	"testing"
@@ -35,18 +37,22 @@ func FuzzParseRequest(f *testing.F) {
 func FuzzHeadersAndQuery(f *testing.F) {
 	f.Add("batch", "90s", "true", "key", "state=failed&limit=5")
 	f.Add("", "2030-01-01T00:00:00Z", "", "", "a=%zz")
+	f.Add("", "", "", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "")
 	s, err := New(nobody{}, nobody{}, Options{})
 	if err != nil {
 		f.Fatal(err)
 	}
 	f.Fuzz(func(t *testing.T, priority, deadline, detach, key, query string) {
 		r := &http.Request{Method: "GET", URL: &url.URL{Path: "/v2/tasks", RawQuery: query}, Header: http.Header{
-			"X-Rbee-Priority": {priority}, "X-Rbee-Deadline": {deadline}, "X-Rbee-Detach": {detach}, "Idempotency-Key": {key}, "Last-Event-Id": {key}}}
+			"X-Rbee-Priority": {priority}, "X-Rbee-Deadline": {deadline}, "X-Rbee-Detach": {detach}, "Idempotency-Key": {key}, "Last-Event-Id": {key}, "Traceparent": {key}}}
 		c := &call{s: s, r: r, w: &response{ResponseWriter: httptest.NewRecorder()}}
 		req := &Request{Body: []byte("{}")}
 		if err := c.headers(req); err == nil {
 			if req.Priority != PriorityBatch && req.Priority != PriorityInteractive {
 				t.Fatalf("priority %q", req.Priority)
+			}
+			if tp := req.Traceparent; tp != "" && (tp != key || len(tp) != 55 || strings.ToLower(tp) != tp) {
+				t.Fatalf("traceparent %q", tp)
 			}
 			if !req.Deadline.IsZero() && req.Deadline.Before(time.Now().Add(-time.Second)) {
 				t.Fatalf("deadline %v", req.Deadline)
@@ -90,6 +96,28 @@ func FuzzHandler(f *testing.F) {
 		}
 		if !json.Valid(w.Body.Bytes()) {
 			t.Fatalf("%s", w.Body)
+		}
+	})
+}
+
+// FuzzWorkerURL: an address that is let through is never one that the check is there for.
+func FuzzWorkerURL(f *testing.F) {
+	for _, seed := range []string{"http://10.0.0.1:8080", "http://[::ffff:169.254.169.254]/", "http://169.254.169.254.", "http://2852039166", "http://[64:ff9b::a9fe:a9fe%25lo]", "https://u:p@h", "http://0xa9.0xfe.0xa9.0xfe"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, raw string) {
+		if checkWorkerURL(raw) != nil {
+			return
+		}
+		u, err := url.Parse(raw)
+		if err != nil || u.User != nil || u.Scheme != "http" && u.Scheme != "https" {
+			t.Fatalf("%q was let through", raw)
+		}
+		if a, err := netip.ParseAddr(strings.TrimSuffix(u.Hostname(), ".")); err == nil && (a.Unmap().IsLinkLocalUnicast() || a.Unmap().IsMulticast() || a.Unmap().IsUnspecified()) {
+			t.Fatalf("%q was let through", raw)
+		}
+		if ip := net.ParseIP(u.Hostname()); ip != nil && (ip.IsLinkLocalUnicast() || ip.IsMulticast() || ip.IsUnspecified()) {
+			t.Fatalf("%q was let through", raw)
 		}
 	})
 }

@@ -50,3 +50,23 @@ func TestTaskAccepted(t *testing.T) {
 		t.Fatalf("%d %s", resp.StatusCode, body)
 	}
 }
+
+// TestTraceparent: a caller's trace goes on; what is no traceparent is as if there were none.
+func TestTraceparent(t *testing.T) {
+	g := newRig(t, false, httpserver.Options{})
+	const good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+	for _, c := range []struct{ sent, want string }{
+		{good, good}, {strings.ToUpper(good), ""}, {"00-" + strings.Repeat("0", 32) + "-00f067aa0ba902b7-01", ""}, {good[:36] + strings.Repeat("0", 16) + "-01", ""},
+		{"01" + good[2:], ""}, {good + "-x", ""}, {good[:54], ""}, {strings.Replace(good, "-", "_", 3), ""}, {good[:3] + "g" + good[4:], ""}, {strings.Repeat("a", 55), ""},
+	} {
+		if resp, body := g.do(t, "POST", "/v1/chat/completions", chatBody, "Traceparent", c.sent); resp.StatusCode != 200 {
+			t.Fatalf("%q: %d %s", c.sent, resp.StatusCode, body)
+		}
+		if got := g.f.Last().Traceparent; got != c.want {
+			t.Errorf("%q was taken as %q", c.sent, got)
+		}
+	}
+	if resp, _ := g.do(t, "POST", "/v1/chat/completions", chatBody, "Traceparent", good, "Traceparent", good); resp.StatusCode != 200 || g.f.Last().Traceparent != "" {
+		t.Errorf("two of them: %d %q", resp.StatusCode, g.f.Last().Traceparent)
+	}
+}

@@ -60,7 +60,7 @@ func (m modelOnNode) check(nodeNeeded bool) error {
 	if err := required("model_ref", m.ModelRef); err != nil {
 		return err
 	}
-	return checkModel(m.ModelRef)
+	return checkModelRef("model_ref", m.ModelRef)
 }
 
 type downloading struct {

@@ -151,8 +151,12 @@ func (c *call) runOllama(q *ollamaRequest, body map[string]json.RawMessage, surf
 	if len(q.Tools) > 0 && !isNull(q.Tools) && surface == SurfaceChat {
 		body["tools"] = q.Tools
 	}
-	ollamaOptions(q.Options, body)
-	ollamaFormat(q.Format, body)
+	if err := ollamaOptions(q.Options, body); err != nil {
+		return err
+	}
+	if err := ollamaFormat(q.Format, body); err != nil {
+		return err
+	}
 	ollamaThink(q.Think, body)
 	path := "/v1/chat/completions"
 	if surface == SurfaceCompletions {
@@ -167,11 +171,15 @@ func (c *call) runOllama(q *ollamaRequest, body map[string]json.RawMessage, surf
 }
 
 // ollamaOptions copies the sampling options that engines know; those about loading a model are the operator's.
-func ollamaOptions(options, body map[string]json.RawMessage) {
+func ollamaOptions(options, body map[string]json.RawMessage) error {
 	for name, v := range options {
 		switch name {
-		case "num_predict":
-			if len(v) > 0 && v[0] != '-' && string(v) != "0" && !isNull(v) {
+		case "num_predict": // negative: without a limit
+			n := 0
+			if err := wholeField("options.num_predict", v, -1<<31, 1<<31-1, &n); err != nil {
+				return err
+			}
+			if n > 0 {
 				body["max_tokens"] = v
 			}
 		case "temperature", "top_p", "top_k", "min_p", "typical_p", "seed", "stop", "repeat_penalty", "repeat_last_n",
@@ -179,15 +187,20 @@ func ollamaOptions(options, body map[string]json.RawMessage) {
 			body[name] = v
 		}
 	}
+	return nil
 }
 
-func ollamaFormat(format json.RawMessage, body map[string]json.RawMessage) {
+func ollamaFormat(format json.RawMessage, body map[string]json.RawMessage) error {
 	switch {
+	case len(format) == 0, isNull(format), string(format) == `""`:
 	case string(format) == `"json"`:
 		body["response_format"] = json.RawMessage(`{"type":"json_object"}`)
 	case len(format) > 0 && format[0] == '{':
 		body["response_format"] = json.RawMessage(`{"type":"json_schema","json_schema":{"name":"answer","schema":` + string(format) + `}}`)
+	default:
+		return invalid("format", `format must be "json" or a JSON schema`)
 	}
+	return nil
 }
 
 func ollamaThink(think json.RawMessage, body map[string]json.RawMessage) {

@@ -91,6 +91,7 @@ func (c *call) ended(ctx context.Context) error {
 // followPull answers with one JSON line per change.
 func (c *call) followPull(ctx context.Context, events <-chan Event) error {
 	c.w.Header().Set("Content-Type", "application/x-ndjson")
+	c.w.pace()
 	c.w.WriteHeader(http.StatusOK)
 	w := &sse{w: c.w, rc: http.NewResponseController(c.w)}
 	line := pullLine{Status: "pulling manifest"}

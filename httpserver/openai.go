@@ -156,6 +156,7 @@ func (c *call) run(req *Request, view View) error {
 	c.jobHeaders(job)
 	if req.Stream {
 		a := &answer{response: c.w}
+		c.w.pace()
 		if err := job.Serve(c.r.Context(), a, view); err != nil || a.refused == 0 {
 			return err
 		}
@@ -204,8 +205,8 @@ func (c *call) headers(req *Request) error {
 	if v := h.Get("X-Rbee-Session"); v != "" {
 		req.Session = v
 	}
-	if len(req.Session) > 256 {
-		return invalid("X-Rbee-Session", "a session key has at most 256 bytes")
+	if err := checkSession("X-Rbee-Session", req.Session); err != nil {
+		return err
 	}
 	switch v := h.Get("X-Rbee-Detach"); v {
 	case "", "false":
@@ -214,8 +215,8 @@ func (c *call) headers(req *Request) error {
 	default:
 		return invalid("X-Rbee-Detach", "X-Rbee-Detach must be true or false")
 	}
-	if v := h.Get("Traceparent"); len(v) == 55 && plain(v) {
-		req.Traceparent = v
+	if v := h["Traceparent"]; len(v) == 1 && traceparent(v[0]) { // anything else is as if there were none (W3C Trace Context)
+		req.Traceparent = v[0]
 	}
 	if v := h["Idempotency-Key"]; len(v) > 0 {
 		if len(v) > 1 || v[0] == "" || len(v[0]) > 255 || !printable(v[0]) {
@@ -228,6 +229,19 @@ func (c *call) headers(req *Request) error {
 		req.BodyHash = hex.EncodeToString(sum.Sum(nil))
 	}
 	return nil
+}
+
+// traceparent reports whether a value is one of version 00: 00-TRACE-SPAN-FLAGS in lower-case hexadecimal, ids not all zero.
+func traceparent(v string) bool {
+	if len(v) != 55 || v[:3] != "00-" || v[35] != '-' || v[52] != '-' {
+		return false
+	}
+	for i := 3; i < len(v); i++ {
+		if c := v[i]; i != 35 && i != 52 && (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return strings.Trim(v[3:35], "0") != "" && strings.Trim(v[36:52], "0") != ""
 }
 
 func printable(s string) bool {

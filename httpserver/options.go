@@ -47,9 +47,13 @@ type Options struct {
 	BodyTimeout time.Duration // longest time for a body to arrive, 0 = 60 s
 	HeaderTime  time.Duration // longest time for a request's headers, 0 = 10 s
 	IdleTimeout time.Duration // keep-alive, 0 = 120 s
-	PingEvery   time.Duration // comment lines on event feeds, 0 = 15 s
+	// WriteTimeout is the longest time for a part of an answer to be taken by the client, 0 = 60 s. Streams of jobs have their
+	// Job's own.
+	WriteTimeout time.Duration
+	PingEvery    time.Duration // comment lines on event feeds, 0 = 15 s
 
-	// AllowedHosts and AllowedOrigins add to what a loopback listener accepts in Host and Origin.
+	// AllowedHosts and AllowedOrigins add to what a loopback listener accepts in Host and Origin. Only scripts of an allowed
+	// origin may read answers (CORS); there is no wildcard.
 	AllowedHosts, AllowedOrigins []string
 
 	// Poller, when not nil, lets long streams go on without a goroutine each: see Taker.
@@ -81,6 +85,7 @@ func (o Options) withDefaults() Options {
 	def(&o.BodyTimeout, 60*time.Second)
 	def(&o.HeaderTime, 10*time.Second)
 	def(&o.IdleTimeout, 120*time.Second)
+	def(&o.WriteTimeout, 60*time.Second)
 	def(&o.PingEvery, 15*time.Second)
 	if o.OllamaVersion == "" {
 		o.OllamaVersion = "0.12.0"

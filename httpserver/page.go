@@ -86,6 +86,7 @@ func (c *call) workerPage() error {
 	if in.Body != nil && in.Body != http.NoBody {
 		in.Body = http.MaxBytesReader(c.w.ResponseWriter, in.Body, c.s.o.MaxUpload)
 	}
+	c.w.pace() // the worker's time counts here, too
 	proxy.ServeHTTP(c.w, in)
 	return c.pageFailure(id, failed)
 }

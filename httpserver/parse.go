@@ -2,7 +2,6 @@ package httpserver
 
 import (
 	"errors"
-	"strings"
 
 	"github.com/queen-rbee/queen-rbee/httpserver/internal/strict"
 )
@@ -24,7 +23,7 @@ func ParseRequest(path string, body []byte, maxDepth int) (*Request, View, error
 	case "/v1/embeddings":
 		req.Surface = SurfaceEmbeddings
 	default:
-		if !strings.HasPrefix(path, "/v1/") || strings.Contains(path, "..") || strings.Contains(path, "//") {
+		if !enginePath(path) {
 			return nil, view, invalid("url", "the path is not one that an engine can have")
 		}
 	}

@@ -5,7 +5,6 @@ import (
 	"io"
 	"mime"
 	"mime/multipart"
-	"net/url"
 	"strings"
 
 	"github.com/queen-rbee/queen-rbee/httpserver/internal/strict"
@@ -16,8 +15,8 @@ const maxParts = 128
 
 // passThrough is any other POST /v1/... whose body names a model.
 func (c *call) passThrough() error {
-	path, err := url.PathUnescape(c.r.URL.EscapedPath())
-	if err != nil || strings.Contains(path, "..") || strings.Contains(path, "//") || strings.Contains(path, "\\") {
+	path := c.r.URL.Path
+	if !enginePath(path) || c.r.URL.EscapedPath() != path { // encoded, it could be another endpoint's, past that one's checks
 		return invalid("", "the path is not one that an engine can have")
 	}
 	req := &Request{Surface: SurfaceRaw, Path: path, N: 1, ContentType: "application/json"}
@@ -43,6 +42,12 @@ func (c *call) passThrough() error {
 		return err
 	}
 	return c.run(req, View{Format: FormatRaw, Model: req.Model})
+}
+
+// enginePath reports whether an engine can have an endpoint there.
+func enginePath(path string) bool {
+	return strings.HasPrefix(path, "/v1/") && !strings.Contains(path, "..") && !strings.Contains(path, "//") && !strings.Contains(path, "\\") &&
+		!strings.ContainsFunc(path, func(r rune) bool { return r <= ' ' || r >= 0x7f })
 }
 
 // rawField takes what routing and accounting need from a body of another API; everything else is the engine's.

@@ -14,6 +14,7 @@ type route struct {
 	body, answer any    // for the document: a value of the type, or the name of a schema, or nil
 	status       int    // of success, 0 = 200
 	stream       bool   // may answer with an event stream
+	engines      bool   // whatever engines have, not an endpoint of its own
 }
 
 // ServeHTTP makes a route a mux handler. The server calls run itself, with what it knows about the request.
@@ -44,7 +45,7 @@ func (s *Server) table() []*route {
 	all = append(all, serverRoutes()...)
 	all = append(all, batchRoutes()...)
 	return append(all, &route{method: "POST", path: "/v1/{rest:.+}", summary: "Any other endpoint of an engine whose JSON or multipart body names a model",
-		run: (*call).passThrough, body: "object", answer: "object", stream: true})
+		run: (*call).passThrough, body: "object", answer: "object", stream: true, engines: true})
 }
 
 func jobRoutes() []*route {
@@ -62,7 +63,7 @@ func jobRoutes() []*route {
 		{method: "DELETE", path: "/v2/tasks/{job_id}", summary: "Cancel a job", run: (*call).cancelTask, answer: cancelled{}, status: http.StatusAccepted},
 		{method: "GET", path: "/v2/tasks", summary: "List jobs", run: (*call).listTasks, query: "state,model,priority,tenant,limit,cursor", answer: jobList{}},
 		{method: "GET", path: "/v1/models", summary: "List models", run: (*call).models, answer: openaiModels{}},
-		{method: "GET", path: "/v1/models/{id}", summary: "One model", run: (*call).model, answer: openaiModel{}},
+		{method: "GET", path: "/v1/models/{id:.+}", summary: "One model", run: (*call).model, answer: openaiModel{}},
 	}
 }
 
@@ -136,6 +137,7 @@ func serverRoutes() []*route {
 		{method: "GET", path: "/openapi.json", summary: "This document", run: (*call).openapi, answer: "object"},
 		{method: "GET", path: "/docs", summary: "The API as a page", run: (*call).docs, answer: "html"},
 		{method: "GET", path: "/", summary: "A line for programs; browsers go to /ui/", run: (*call).root, answer: "text"},
+		{method: "GET", path: "/ui", summary: "To the console", run: (*call).toUI, status: http.StatusFound},
 		{method: "GET", path: "/ui/{rest:.*}", summary: "The console", run: (*call).ui, answer: "html"},
 	}
 }

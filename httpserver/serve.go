@@ -36,12 +36,34 @@ type response struct {
 	call   *call
 	status int
 	taken  *Taken // once the connection is somebody else's
+	paced  bool   // what writes a stream sets its own deadlines
+	armed  time.Time
+}
+
+// arm bounds how long the client may take to take the answer: again with each part of it, but not at each write.
+func (w *response) arm() {
+	if w.paced {
+		return
+	}
+	limit, now := w.call.s.o.WriteTimeout, time.Now()
+	if now.Sub(w.armed) < limit/4 {
+		return
+	}
+	w.armed = now
+	_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(now.Add(limit))
+}
+
+// pace leaves the deadlines to what writes a stream, and takes off the one of the answer before.
+func (w *response) pace() {
+	w.paced = true
+	_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Time{})
 }
 
 // WriteHeader implements http.ResponseWriter.
 func (w *response) WriteHeader(status int) {
 	if w.status == 0 && status >= 200 {
 		w.status = status
+		w.arm()
 	}
 	w.ResponseWriter.WriteHeader(status)
 }
@@ -51,6 +73,7 @@ func (w *response) Write(b []byte) (int, error) {
 	if w.status == 0 {
 		w.status = http.StatusOK
 	}
+	w.arm()
 	return w.ResponseWriter.Write(b)
 }
 
@@ -88,6 +111,10 @@ func (s *Server) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	c := &call{s: s, w: &response{ResponseWriter: rw}, r: r, route: "unmatched", began: s.o.Clock()}
 	c.w.call = c
 	c.identify()
+	if len(r.TransferEncoding) > 0 { // a Content-Length beside it, which net/http drops unseen, would be an attempt to smuggle
+		r.Close = true
+		c.w.Header()["Connection"] = []string{"close"}
+	}
 	defer func() {
 		if v := recover(); v != nil {
 			if err, ok := v.(error); ok && errors.Is(err, http.ErrAbortHandler) {
@@ -107,7 +134,7 @@ func (s *Server) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	if rt != nil {
 		c.route = rt.path
 	}
-	if err == nil {
+	if err == nil && rt != nil {
 		err = rt.run(c)
 	}
 	if err != nil && c.w.taken == nil {
@@ -115,13 +142,16 @@ func (s *Server) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// admit checks everything that does not depend on the endpoint and finds the route.
+// admit checks everything that does not depend on the endpoint and finds the route; without one the answer is written.
 func (c *call) admit() (*route, error) {
 	if err := c.s.checkBrowser(c.r); err != nil {
 		return nil, err
 	}
 	if err := checkPath(c.r.URL); err != nil {
 		return nil, err
+	}
+	if c.share() {
+		return nil, nil
 	}
 	if err := c.authorize(); err != nil {
 		return nil, err
@@ -130,6 +160,9 @@ func (c *call) admit() (*route, error) {
 	if !c.s.mux.Match(c.r, &m) {
 		if errors.Is(m.MatchErr, mux.ErrMethodMismatch) {
 			allow := c.s.allowed(c.r)
+			if len(allow) == 0 {
+				return nil, c.s.unknownPath(c.r)
+			}
 			c.w.Header().Set("Allow", strings.Join(allow, ", "))
 			return nil, refuse(CodeMethodNotAllowed, "%s is not a method of this path: use %s", clip(c.r.Method, 16), strings.Join(allow, " or "))
 		}
@@ -155,9 +188,9 @@ func (c *call) fail(err error) {
 		return
 	}
 	if c.r.Context().Err() != nil && errors.Is(err, c.r.Context().Err()) {
-		c.w.status = statusClientGone // nobody reads an answer
-		return
+		err = refuse(CodeCancelled, "cancelled: the client has gone") // who closed its own side only reads it
 	}
+	c.w.paced = false
 	p := writeError(c.w, faceOf(c.r.URL.Path), c.correlation, err)
 	if p.status >= 500 {
 		level := slog.LevelError
@@ -246,13 +279,16 @@ func (s *Server) unknownPath(r *http.Request) error {
 	return refuse(CodeNotFound, "no endpoint %s %s: see /openapi.json for the list", clip(r.Method, 16), clip(r.URL.EscapedPath(), 200))
 }
 
-// allowed lists the methods that the request's path does have.
+// allowed lists the methods that the request's path does have; that anything may be posted to an engine says nothing.
 func (s *Server) allowed(r *http.Request) []string {
 	var out []string
 	for _, m := range []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodDelete} {
 		probe := &http.Request{Method: m, URL: r.URL, Header: r.Header, Host: r.Host}
 		var match mux.RouteMatch
-		if s.mux.Match(probe, &match) && match.MatchErr == nil {
+		if !s.mux.Match(probe, &match) || match.MatchErr != nil {
+			continue
+		}
+		if rt, ok := match.Handler.(*route); ok && !rt.engines {
 			out = append(out, m)
 		}
 	}

@@ -7,9 +7,13 @@ import (
 	"net/http"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/gorilla/mux"
 )
+
+// maxStreams bounds what one HTTP/2 connection may ask for at once.
+const maxStreams = 250
 
 // Server is the HTTP face. Make one with New.
 type Server struct {
@@ -27,6 +31,7 @@ type Server struct {
 	bodies   atomic.Int64 // bytes held by large bodies
 	pages    atomic.Int64 // open requests to workers' pages
 	taken    takenSet
+	door     atomic.Pointer[doorway]
 }
 
 // New makes a Server over what runs jobs and what knows callers.
@@ -53,7 +58,10 @@ func New(submitter Submitter, auth Authenticator, o Options) (*Server, error) {
 		ReadHeaderTimeout: s.o.HeaderTime,
 		IdleTimeout:       s.o.IdleTimeout,
 		MaxHeaderBytes:    32 << 10,
-		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: 250},
+		WriteTimeout:      24 * time.Hour,                                                                          // each answer sets its own; this one takes the last one's off the connection
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams, WriteByteTimeout: s.o.WriteTimeout}, // over TLS only
+
+		DisableGeneralOptionsHandler: true, // OPTIONS * is answered like everything else
 	}
 	if s.o.Poller != nil {
 		s.http.BaseContext = func(l net.Listener) context.Context { return context.WithValue(context.Background(), doorKey{}, l) }
@@ -68,7 +76,12 @@ func (s *Server) Handler() http.Handler { return s }
 // Serve answers on the listener until Drain, or until the context ends, which cuts what is open.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	if s.o.Poller != nil {
-		l = newDoorway(l, s.o.Poller, s.o.IdleTimeout)
+		d := newDoorway(l, s.o.Poller, s.o.IdleTimeout)
+		s.door.Store(d)
+		if s.draining.Load() {
+			d.retire()
+		}
+		l = d
 	}
 	stop := context.AfterFunc(ctx, func() {
 		_ = s.http.Close()
@@ -93,8 +106,15 @@ func (s *Server) Drain(ctx context.Context) error {
 	return errors.Join(err, s.taken.wait(ctx))
 }
 
-// Refuse begins the refusal of new jobs, and ends event feeds, without closing the listener.
+// Refuse begins the refusal of new jobs, ends event feeds and closes connections that wait for a request, without closing the
+// listener.
 func (s *Server) Refuse() {
 	s.draining.Store(true)
-	s.once.Do(func() { close(s.closing) })
+	s.once.Do(func() {
+		close(s.closing)
+		s.http.SetKeepAlivesEnabled(false)
+		if d := s.door.Load(); d != nil {
+			d.retire()
+		}
+	})
 }

@@ -3,6 +3,7 @@ package httpserver
 import (
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -85,11 +86,17 @@ func (t *taskFields) take(key, v []byte) error {
 	case "priority":
 		return textField(name, v, &t.priority)
 	case "session_id":
-		return textField(name, v, &req.Session)
+		if err := textField(name, v, &req.Session); err != nil {
+			return err
+		}
+		return checkSession(name, req.Session)
 	case "deadline":
 		return textField(name, v, &t.deadline)
 	case "node":
-		return textField(name, v, &req.Node)
+		if err := textField(name, v, &req.Node); err != nil || req.Node == "" {
+			return err
+		}
+		return checkName(name, req.Node)
 	}
 	return unknownField(name)
 }
@@ -225,6 +232,7 @@ func (c *call) taskEvents() error {
 		return err
 	}
 	c.w.Header().Set("X-Rbee-Job-Id", id)
+	c.w.pace()
 	return job.Serve(c.r.Context(), c.w, view)
 }
 
@@ -288,7 +296,7 @@ func (c *call) query(names ...string) (url.Values, error) {
 		return nil, invalid("", "the query string can't be read")
 	}
 	for k, v := range q {
-		if !contains(names, k) {
+		if !slices.Contains(names, k) {
 			return nil, invalid(clip(k, 64), "unknown query parameter %q", clip(k, 64))
 		}
 		if len(v) > 1 || len(v[0]) > 1024 {

@@ -10,13 +10,18 @@ import (
 // root is GET /: browsers go to the console, others get one line.
 func (c *call) root() error {
 	if strings.Contains(c.r.Header.Get("Accept"), "text/html") {
-		c.w.Header().Set("Location", "/ui/")
-		c.w.WriteHeader(http.StatusFound)
-		return nil
+		return c.toUI()
 	}
 	c.w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	c.w.WriteHeader(http.StatusOK)
 	_, _ = c.w.Write([]byte("queen-rbee is running; /openapi.json describes its API\n"))
+	return nil
+}
+
+// toUI is GET /ui.
+func (c *call) toUI() error {
+	c.w.Header().Set("Location", "/ui/")
+	c.w.WriteHeader(http.StatusFound)
 	return nil
 }
 

@@ -65,6 +65,12 @@ func (e *DuplicateError) Is(target error) bool { return target == ErrDuplicate }
 // Details names the first job.
 func (e *DuplicateError) Details() map[string]any { return map[string]any{"job_id": e.First.ID} }
 
+// invalidError says what is wrong with a job or a filter; it is ErrInvalid.
+type invalidError struct{ coded }
+
+// Is makes errors.Is(err, ErrInvalid) true.
+func (e *invalidError) Is(target error) bool { return target == ErrInvalid }
+
 func invalid(format string, args ...any) error {
-	return fmt.Errorf("%w: %s", ErrInvalid, fmt.Sprintf(format, args...))
+	return &invalidError{coded{"INVALID_REQUEST", "queue: " + fmt.Sprintf(format, args...)}}
 }

@@ -38,6 +38,10 @@ func build(j *Job, w *Worker, cont *continuation) (*wire, error) {
 		out.contentType = "application/json"
 	}
 	if !strings.HasPrefix(out.contentType, "application/json") {
+		var err error
+		if out.body, err = form(j, w, out.contentType); err != nil {
+			return nil, err
+		}
 		return out, checkRaw(out, cont)
 	}
 	b, err := parseBody(j.Body)
@@ -236,6 +240,9 @@ func toExecute(b *body, out *wire, j *Job, cont *continuation) error {
 	b.drop("stream", "stream_options")
 	b.rename("repeat_penalty", "repetition_penalty")
 	b.rename("max_completion_tokens", "max_tokens")
+	if err := oneText(b); err != nil {
+		return err
+	}
 	b.set("job_id", quote(j.ID))
 	if cont == nil {
 		return nil
@@ -247,6 +254,25 @@ func toExecute(b *body, out *wire, j *Job, cont *continuation) error {
 		return err
 	}
 	b.set("prefix", quote(cont.text))
+	return nil
+}
+
+// oneText makes sure that the answer can be what a worker of protocol execute gives: one text for one prompt. A list of one
+// text, which some clients send always, is that text.
+func oneText(b *body) error {
+	if raw, ok := b.get("n"); ok && !empty(raw) && string(raw) != "1" {
+		return refuse(CodeInvalid, 0, nil, "this model's worker gives one answer to a request: leave n out, or set it to 1")
+	}
+	raw, ok := b.get("prompt")
+	if !ok || raw[0] != '[' {
+		return nil
+	}
+	raw = bytes.Clone(raw)
+	el, err := elements(raw)
+	if err != nil || len(el) != 1 || raw[el[0][0]] != '"' {
+		return refuse(CodeInvalid, 0, err, "this model's worker takes one text as its prompt: send one request for each")
+	}
+	b.set("prompt", string(raw[el[0][0]:el[0][1]]))
 	return nil
 }
 

@@ -37,6 +37,8 @@ func TestBuild(t *testing.T) {
 		{name: "chat to execute", surface: Chat, body: `{"model":"m","messages":[{"role":"user","content":"x"}],"stream":false,"max_completion_tokens":7,"z":1}`,
 			worker: Worker{Protocol: ProtocolExecute}, path: "/v1/execute",
 			want: `{"model":"m","messages":[{"role":"user","content":"x"}],"z":1,"max_tokens":7,"job_id":"j"}`},
+		{name: "a list of one prompt to execute", surface: Completion, body: `{"prompt": [ "p\u00e9" ],"n":1}`, worker: Worker{Protocol: ProtocolExecute},
+			path: "/v1/execute", want: `{"prompt":"p\u00e9","n":1,"job_id":"j"}`},
 		{name: "task to execute", surface: Native, body: `{"prompt":"p","repetition_penalty":2,"node":"n"}`, worker: Worker{Protocol: ProtocolExecute},
 			path: "/v1/execute", want: `{"prompt":"p","repetition_penalty":2,"job_id":"j"}`},
 		{name: "embeddings", surface: Embeddings, body: `{"model":"m","input":["a"]}`, path: "/v1/embeddings", want: `{"model":"m","input":["a"]}`, untouched: true},
@@ -103,6 +105,11 @@ func TestBuildRefuses(t *testing.T) {
 			t.Errorf("%q: %v", path, err)
 		}
 	}
+	for _, text := range []string{`{"prompt":["a","b"]}`, `{"prompt":[1,2]}`, `{"prompt":[]}`, `{"prompt":"a","n":2}`} {
+		if _, err := build(&Job{Surface: Completion, Body: []byte(text)}, &Worker{Protocol: ProtocolExecute}, nil); codeOf(err, "") != CodeInvalid {
+			t.Errorf("%s to execute: %v", text, err)
+		}
+	}
 	_, err := build(&Job{Surface: Completion, Body: []byte(`{"prompt":"p","max_tokens":3}`)}, &Worker{}, &continuation{"x", 3})
 	if !errors.Is(err, errSpent) {
 		t.Error(err)
@@ -133,7 +140,7 @@ func TestErrorText(t *testing.T) {
 
 // The scanner must agree with encoding/json on everything that encoding/json accepts.
 func FuzzBody(f *testing.F) {
-	for _, s := range []string{`{"a":1,"b":[{"c":"}"}],"a":"\"x\\"}`, ` { } `, `{"\u0061":null}`, `{"a":{"b":{}},"c":[[]]}`, `{"a":1`, "{\"a\":\"\\"} {
+	for _, s := range []string{`{"a":1,"b":[{"c":"}"}],"a":"\"x\\"}`, ` { } `, `{"\u0061":null}`, `{"a":{"b":{}},"c":[[]]}`, `{"a":1`, "{\"a\":\"\\", "{\"\x83\":\"\"}"} {
 		f.Add([]byte(s), "a", `"v"`)
 	}
 	f.Fuzz(func(t *testing.T, text []byte, name, value string) {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"strconv"
+	"unicode/utf8"
 )
 
 var errNotJSON = errors.New("not a JSON object")
@@ -128,9 +129,9 @@ func tail(b []byte, i int) error {
 	return nil
 }
 
-// nameOf unquotes a member's name; a name without escapes, the rule, needs no decoder.
+// nameOf unquotes a member's name as every other reader of JSON does; a plain name, the rule, needs no decoder.
 func nameOf(quoted []byte) string {
-	if bytes.IndexByte(quoted, '\\') < 0 {
+	if bytes.IndexByte(quoted, '\\') < 0 && utf8.Valid(quoted) {
 		return string(quoted[1 : len(quoted)-1])
 	}
 	var s string

@@ -143,6 +143,9 @@ func (c *copier) run() error {
 		return c.pieces()
 	}
 	c.p = NewParser(c, ParserOptions{MaxLine: c.s.hub.o.MaxLine, MaxEvent: c.s.hub.o.MaxEvent, Before: c.pass})
+	if c.polls != nil {
+		c.p.large, c.p.try = c.s.hub, c.try
+	}
 	return c.events()
 }
 

@@ -15,7 +15,7 @@ type Options struct {
 	WriteTimeout time.Duration             // how long one write to a reader may block, 0 = 30 s
 	HoldHeaders  time.Duration             // how long a reader's headers wait for the first event, 0 = 10 s
 	Ping         time.Duration             // silence after which a comment is sent, 0 = 15 s
-	TakeAfter    time.Duration             // how long an answer must have been coming before it goes on without goroutines, 0 = 25 ms, negative = at once
+	TakeAfter    time.Duration             // how long an answer must have been coming before it goes on without goroutines, 0 = 5 ms, negative = at once
 	Grace        time.Duration             // how long a finished stream without readers stays in memory, 0 = 2 s
 	MaxLine      int                       // longest line of a worker's stream, 0 = 1 MiB
 	MaxEvent     int                       // longest event of a worker's stream, 0 = 2 MiB

@@ -252,7 +252,7 @@ func (g *gatherer) openai(p Protocol) []byte {
 		}
 		b = strconv.AppendInt(append(b, `{"index":`...), int64(c.index), 10)
 		if p == Chat {
-			b = append(c.message(append(b, `,"message":`...)), `,"logprobs":`...)
+			b = append(c.message(append(b, `,"message":`...), true), `,"logprobs":`...)
 		} else {
 			b = append(quoted(append(b, `,"text":`...), c.text), `,"logprobs":`...)
 		}
@@ -281,13 +281,13 @@ func (c *gathered) appendLogprobs(b []byte) []byte {
 		}
 		return append(b, '}')
 	case c.logprobs != nil:
-		return append(append(append(b, `{"content":[`...), c.logprobs...), "]}"...)
+		return append(append(append(b, `{"content":[`...), c.logprobs...), `],"refusal":null}`...)
 	}
 	return append(b, "null"...)
 }
 
 // message writes an assistant message.
-func (c *gathered) message(b []byte) []byte {
+func (c *gathered) message(b []byte, openai bool) []byte {
 	b = append(b, `{"role":"assistant","content":`...)
 	if len(c.text) == 0 && len(c.calls.list) > 0 {
 		b = append(b, "null"...)
@@ -299,6 +299,8 @@ func (c *gathered) message(b []byte) []byte {
 	}
 	if len(c.refusal) > 0 {
 		b = quoted(append(b, `,"refusal":`...), c.refusal)
+	} else if openai { // has it always
+		b = append(b, `,"refusal":null`...)
 	}
 	if len(c.calls.list) > 0 {
 		b = append(append(b, `,"tool_calls":`...), c.calls.openai()...)
@@ -336,7 +338,7 @@ func (g *gatherer) native() []byte {
 			if i > 0 {
 				b = append(b, ',')
 			}
-			b = c.message(b)
+			b = c.message(b, false)
 		}
 		b = append(b, ']')
 	}

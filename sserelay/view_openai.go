@@ -149,6 +149,8 @@ func (o *openaiView) chunk(x *emitter, p *choice) {
 	}
 	if p.logprobs != nil {
 		b = append(append(b, `,"logprobs":`...), p.logprobs...)
+	} else if o.protocol != Chat { // a completion's choice has them always
+		b = append(b, `,"logprobs":null`...)
 	}
 	b = append(b, `,"finish_reason":`...)
 	if len(p.finish) > 0 && p.empty() {

@@ -45,7 +45,7 @@ func TestToolCallsInEveryView(t *testing.T) {
 		`[{"index":0,"delta":{},"finish_reason":"tool_calls"}]`,
 	), CopyOptions{Protocol: Chat})
 	calls := `[{"id":"c1","type":"function","function":{"name":"get","arguments":"{\"city\":\"Bern\"}"}},{"id":"c2","type":"function","function":{"name":"now","arguments":"{}"}}]`
-	if got := result(t, s, View{Format: FormatChat}); !strings.Contains(got, `"message":{"role":"assistant","content":null,"tool_calls":`+calls+`}`) || !strings.Contains(got, `"finish_reason":"tool_calls"`) {
+	if got := result(t, s, View{Format: FormatChat}); !strings.Contains(got, `"message":{"role":"assistant","content":null,"refusal":null,"tool_calls":`+calls+`}`) || !strings.Contains(got, `"finish_reason":"tool_calls"`) {
 		t.Errorf("chat: %s", got)
 	}
 	native := serve(t, s, View{})
@@ -104,13 +104,13 @@ func TestSeveralChoicesAndLogprobs(t *testing.T) {
 		`[{"index":0,"delta":{},"finish_reason":"stop"}]`,
 	), CopyOptions{Protocol: Chat})
 	got := result(t, s, View{Format: FormatChat})
-	want := `"choices":[{"index":0,"message":{"role":"assistant","content":"a1a2"},"logprobs":{"content":[{"token":"a1","logprob":-0.5},{"token":"a2","logprob":-0.5}]},"finish_reason":"stop"},` +
-		`{"index":1,"message":{"role":"assistant","content":"b1b2"},"logprobs":{"content":[{"token":"b1","logprob":-0.5}]},"finish_reason":"length"}]`
+	want := `"choices":[{"index":0,"message":{"role":"assistant","content":"a1a2","refusal":null},"logprobs":{"content":[{"token":"a1","logprob":-0.5},{"token":"a2","logprob":-0.5}],"refusal":null},"finish_reason":"stop"},` +
+		`{"index":1,"message":{"role":"assistant","content":"b1b2","refusal":null},"logprobs":{"content":[{"token":"b1","logprob":-0.5}],"refusal":null},"finish_reason":"length"}]`
 	if !strings.Contains(got, want) {
 		t.Errorf("got %s", got)
 	}
 	completion := serve(t, s, View{Format: FormatCompletion})
-	for _, part := range []string{`"choices":[{"index":1,"text":"b2"`, `"choices":[{"index":1,"text":"","finish_reason":"length"}]`, `"choices":[{"index":0,"text":"","finish_reason":"stop"}]`} {
+	for _, part := range []string{`"choices":[{"index":1,"text":"b2"`, `"choices":[{"index":1,"text":"","logprobs":null,"finish_reason":"length"}]`, `"choices":[{"index":0,"text":"","logprobs":null,"finish_reason":"stop"}]`} {
 		if !strings.Contains(completion, part) {
 			t.Errorf("%s is missing in %s", part, completion)
 		}

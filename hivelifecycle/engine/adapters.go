@@ -35,7 +35,7 @@ func llamaSpec() Spec {
 	return Spec{Name: LlamaCpp, Adapter: LlamaCpp, Protocol: hiveapi.ProtocolOpenAI, Health: "/health", Slots: 2,
 		ReadyTimeout: seconds(600), StopGrace: seconds(5), ModelName: "{model}",
 		Capabilities: &Capabilities{Chat: true, Completions: true, Embeddings: true, Prefill: true, TokenIDs: true, Tools: true, SharedSlots: true,
-			Paths: []string{"/v1/responses", "/v1/messages", "/v1/rerank"}, Metrics: "/metrics", APIKey: "LLAMA_API_KEY"}}
+			Paths: []string{"/v1/responses", "/v1/messages", "/v1/rerank", "/v1/audio/transcriptions"}, Metrics: "/metrics", APIKey: "LLAMA_API_KEY"}}
 }
 
 func llamaArgs(in planInput, p *Plan) []string {

@@ -7,10 +7,13 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/queen-rbee/queen-rbee/httpserver"
+	"github.com/queen-rbee/queen-rbee/httpserver/internal/strict"
 )
 
 // ServeHTTP answers /v1/files... and /v1/batches....
@@ -135,12 +138,18 @@ func (n *newBatch) check() error {
 
 // create is POST /v1/batches. With an Idempotency-Key the same request gets the same batch.
 func (b *Batches) create(w http.ResponseWriter, r *http.Request) (any, error) {
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 64<<10))
+	body, err := b.body(w, r)
 	if err != nil {
-		return nil, &httpserver.Error{ErrCode: httpserver.CodeRequestTooLarge, Message: "the body is larger than 65536 bytes, or was cut"}
+		return nil, err
 	}
 	var n newBatch
-	if err := json.Unmarshal(body, &n); err != nil {
+	if err := strict.Value(body, 16); err != nil {
+		return nil, invalid("", "the body is not acceptable JSON: "+err.Error())
+	}
+	var te *json.UnmarshalTypeError
+	if err := json.Unmarshal(body, &n); errors.As(err, &te) && te.Field != "" {
+		return nil, invalid(te.Field, te.Field+" can't be a "+te.Value)
+	} else if err != nil {
 		return nil, invalid("", "the body must be a JSON object with input_file_id, endpoint and completion_window")
 	}
 	if err := n.check(); err != nil {
@@ -148,6 +157,10 @@ func (b *Batches) create(w http.ResponseWriter, r *http.Request) (any, error) {
 	}
 	who := caller(r)
 	f, err := b.file(r, n.Input)
+	var missing *httpserver.Error
+	if errors.As(err, &missing) && missing.Param == "id" {
+		missing.Param = "input_file_id"
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -176,6 +189,27 @@ func (b *Batches) create(w http.ResponseWriter, r *http.Request) (any, error) {
 	}
 	b.kick()
 	return batchOf(batch), nil
+}
+
+// body reads the body of a request to make a batch, which is small and comes soon.
+func (b *Batches) body(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	const limit = 64 << 10
+	rc := http.NewResponseController(w)
+	_ = rc.SetReadDeadline(time.Now().Add(b.o.ReadTimeout))
+	defer func() { _ = rc.SetReadDeadline(time.Time{}) }()
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
+	var large *http.MaxBytesError
+	switch {
+	case errors.As(err, &large):
+		return nil, &httpserver.Error{ErrCode: httpserver.CodeRequestTooLarge, Message: "the body is larger than 65536 bytes"}
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		w.Header().Set("Connection", "close")
+		return nil, &httpserver.Error{ErrCode: httpserver.CodeRequestTimeout, Message: "the body did not arrive within " + b.o.ReadTimeout.String()}
+	case err != nil:
+		w.Header().Set("Connection", "close")
+		return nil, invalid("", "the body could not be read to its end")
+	}
+	return body, nil
 }
 
 func digest(parts ...string) string {

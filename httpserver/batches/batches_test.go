@@ -218,6 +218,7 @@ func TestValidationErrors(t *testing.T) {
 	good := `{"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":{}}`
 	for name, c := range map[string]struct{ lines, code string }{
 		"not JSON":  {"nonsense", "invalid_json_line"},
+		"id twice":  {`{"custom_id":"a","custom_id":"b","method":"POST","url":"/v1/chat/completions","body":{}}`, "invalid_json_line"},
 		"duplicate": {good + "\n" + good, "duplicate_custom_id"},
 		"no id":     {strings.Replace(good, `"a"`, `""`, 1), "missing_required_parameter"},
 		"method":    {strings.Replace(good, "POST", "GET", 1), "invalid_method"},
@@ -390,10 +391,18 @@ func TestFilesAndTenants(t *testing.T) {
 		}
 	}
 	for name, body := range map[string]string{"no file": `{"endpoint":"/v1/chat/completions","completion_window":"24h"}`, "window": `{"input_file_id":"x","endpoint":"/v1/chat/completions","completion_window":"1h"}`,
-		"endpoint": `{"input_file_id":"x","endpoint":"/v2/keys","completion_window":"24h"}`, "json": `nonsense`} {
+		"endpoint": `{"input_file_id":"x","endpoint":"/v2/keys","completion_window":"24h"}`, "json": `nonsense`,
+		"two windows": `{"input_file_id":"x","endpoint":"/v1/completions","completion_window":"24h","completion_window":"24h"}`, "two objects": `{}{}`,
+		"metadata": `{"input_file_id":"x","endpoint":"/v1/completions","completion_window":"24h","metadata":{"a":1}}`} {
 		if status, _, text := r.do(t, "POST", "/v1/batches", strings.NewReader(body), mine...); status != 400 {
 			t.Errorf("%s: %d %s", name, status, text)
 		}
+	}
+	if status, _, text := r.do(t, "POST", "/v1/batches", strings.NewReader(`{"input_file_id":"x","endpoint":"/v1/completions","completion_window":"24h"}`), mine...); status != 404 || !strings.Contains(text, `"param":"input_file_id"`) {
+		t.Errorf("an unknown file: %d %s", status, text)
+	}
+	if status, _, text := r.do(t, "POST", "/v1/batches", strings.NewReader(strings.Repeat(" ", 70_000)), mine...); status != 413 {
+		t.Errorf("a large body: %d %s", status, text)
 	}
 	a := r.create(t, id, append(mine, "Idempotency-Key", "k")...)
 	if b := r.create(t, id, append(mine, "Idempotency-Key", "k")...); a != b {

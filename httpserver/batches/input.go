@@ -8,12 +8,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+
+	"github.com/queen-rbee/queen-rbee/httpserver/internal/strict"
 )
 
 const (
 	chunkSize = 256 << 10
 	maxLine   = 8 << 20
 	maxErrors = 100
+	jsonDepth = 10_000 // what encoding/json takes; a body's own bound is kept where it is carried out
 )
 
 // inputLine is one request of the input file.
@@ -119,7 +122,7 @@ func (r *run) validate(ctx context.Context) (ok bool, err error) {
 		}
 		var l inputLine
 		switch err := json.Unmarshal(text, &l); {
-		case err != nil:
+		case err != nil || strict.Value(text, jsonDepth) != nil: // no key twice: which one counts would be a matter of who reads it
 			add(n, "invalid_json_line", "", "this line is not a JSON object with custom_id, method, url and body")
 		case l.CustomID == "" || len(l.CustomID) > 512:
 			add(n, "missing_required_parameter", "custom_id", "custom_id must have 1 to 512 bytes")

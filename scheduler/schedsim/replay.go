@@ -88,10 +88,12 @@ func readTape(events []scheduler.Event) (*tape, error) {
 			outs[o.Job.ID] = o.Output
 		}
 	}
+	known := map[string]bool{}
 	for _, e := range events {
-		if e.Job == nil || !e.Arrived {
+		if e.Job == nil || !e.Arrived || known[e.Job.ID] { // one that was placed again, after a failure, came once
 			continue
 		}
+		known[e.Job.ID] = true
 		if t.base.IsZero() {
 			t.base = e.At
 		}

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -198,6 +199,19 @@ func TestReplay(t *testing.T) {
 	}
 	if a.Results[0].TTFTMean > a.Results[1].TTFTMean {
 		t.Errorf("basic is better than native: %v against %v", a.Results[1].TTFTMean, a.Results[0].TTFTMean)
+	}
+	again := slices.Clone(events) // as of jobs that were placed again because what they were placed on had failed
+	for i := len(events) - 1; i >= 0; i-- {
+		if events[i].Arrived {
+			again = slices.Insert(again, i+1, events[i])
+		}
+	}
+	c, err := Replay(again, 1, Contender{Name: "native"}, Contender{Name: "basic", Policy: scheduler.Basic{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(a, c, unexported); diff != "" {
+		t.Error(diff)
 	}
 	if _, err := Replay(nil, 1); err == nil {
 		t.Error("an empty recording must be refused")

@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 )
@@ -32,5 +34,33 @@ func TestIdleWorkersStop(t *testing.T) {
 	q.until("the worker that a client let go is gone", 20*time.Second, func() bool { return !loaded()["held"] })
 	if !loaded()["kept"] {
 		t.Error("the worker that the model keeps is gone")
+	}
+}
+
+// TestKeepAliveOutlivesTheQueen: what a client said of a worker holds for the worker, whichever queen is there.
+func TestKeepAliveOutlivesTheQueen(t *testing.T) {
+	q := start(t, "models: {held: {ref: \"sim:held\", ttl: 300ms}}\n", "--leave-hives")
+	q.json("POST", "/api/generate", map[string]any{"model": "held", "keep_alive": "2h"}, nil, 200)
+	expires := func() (name string, at time.Time) {
+		var ps struct {
+			Models []struct {
+				Name    string
+				Expires time.Time `json:"expires_at"`
+			}
+		}
+		q.json("GET", "/api/ps", nil, &ps, 200)
+		if len(ps.Models) == 1 {
+			name, at = ps.Models[0].Name, ps.Models[0].Expires
+		}
+		return name, at
+	}
+	for how, end := range map[string]func(){"SIGTERM": q.stop, "kill -9": q.kill} {
+		q.until("it is stored", 10*time.Second, func() bool { _, err := os.Stat(filepath.Join(q.dir, "keep_alive.json")); return err == nil })
+		end()
+		q.launch("127.0.0.1:0")
+		q.until("the worker is found again after "+how, 20*time.Second, func() bool { name, _ := expires(); return name == "held" })
+		if _, at := expires(); time.Until(at) < time.Hour {
+			t.Errorf("after %s it would go at %v", how, at)
+		}
 	}
 }

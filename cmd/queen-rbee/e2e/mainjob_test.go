@@ -1,9 +1,14 @@
 package e2e
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"io"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -258,6 +263,28 @@ func (q *queen) count(state string) int {
 	return len(list.Jobs)
 }
 
+// keptConn makes a request and returns its connection, idle, after the whole answer.
+func (q *queen) keptConn(body string) net.Conn {
+	q.t.Helper()
+	c, err := net.Dial("tcp", q.addr())
+	if err != nil {
+		q.t.Fatal(err)
+	}
+	q.t.Cleanup(func() { _ = c.Close() })
+	_ = c.SetDeadline(time.Now().Add(15 * time.Second))
+	if _, err := fmt.Fprintf(c, "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s", len(body), body); err != nil {
+		q.t.Fatal(err)
+	}
+	res, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil {
+		q.t.Fatal(err)
+	}
+	if _, err := io.Copy(io.Discard, res.Body); err != nil || res.StatusCode != 200 || res.Close {
+		q.t.Fatalf("status %d, closes %v, %v", res.StatusCode, res.Close, err)
+	}
+	return c
+}
+
 func TestFault27TermDrains(t *testing.T) {
 	q := start(t, "models: {slow: {ref: \"sim:slow?itl=20ms&slots=8\"}}\ntimeouts: {drain: 20s}\n")
 	res, err := q.do(t.Context(), "POST", "/v1/completions", `{"model":"slow","prompt":"go","max_tokens":60,"stream":true}`)
@@ -265,7 +292,13 @@ func TestFault27TermDrains(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = res.Body.Close() }()
+	plain, streamed := q.keptConn(`{"model":"slow","prompt":"a","max_tokens":1}`), q.keptConn(`{"model":"slow","prompt":"a","max_tokens":5,"stream":true}`)
 	_ = q.cmd.Process.Signal(syscall.SIGTERM)
+	for what, c := range map[string]net.Conn{"after an answer": plain, "after a stream": streamed} {
+		if n, err := c.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
+			t.Errorf("an idle connection %s is not closed: %d %v", what, n, err)
+		}
+	}
 	refused := false
 	tokens, done := 0, false
 	if err := events(res.Body, func(ev event) bool {
@@ -274,7 +307,11 @@ func TestFault27TermDrains(t *testing.T) {
 			return true
 		}
 		if !refused {
-			refused = q.status("POST", "/v1/completions", `{"model":"slow","prompt":"late","max_tokens":1}`) == 503
+			status, h, body := q.ask("", "POST", "/v1/completions", `{"model":"slow","prompt":"late","max_tokens":1}`)
+			refused = status == 503
+			if refused && (h.Get("Retry-After") == "" || h.Get("X-Should-Retry") != "true" || !strings.Contains(body, `"code":"shutting_down"`)) {
+				t.Errorf("the refusal: %v %s", h, body)
+			}
 		}
 		tokens++
 		return true

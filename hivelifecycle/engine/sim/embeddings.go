@@ -8,6 +8,7 @@ import (
 	"net/http"
 )
 
+// dimensions is how many numbers a vector has, and has at most where fewer are asked for.
 const dimensions = 64
 
 // embeddings gives each text a vector of length 1 that depends on its words: texts that share words are near to each
@@ -16,6 +17,7 @@ func (s *Server) embeddings(w http.ResponseWriter, r *http.Request) {
 	var in struct {
 		Input  json.RawMessage `json:"input"`
 		Format string          `json:"encoding_format"`
+		Size   *int            `json:"dimensions"`
 	}
 	if !read(w, r, &in) {
 		return
@@ -32,12 +34,19 @@ func (s *Server) embeddings(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusBadRequest, "invalid_request_error", "encoding_format is float or base64")
 		return
 	}
+	size := dimensions
+	if in.Size != nil {
+		if size = *in.Size; size < 1 || size > dimensions {
+			fail(w, http.StatusBadRequest, "invalid_request_error", "dimensions is 1 to 64")
+			return
+		}
+	}
 	data, total := make([]any, 0, len(list)), 0
 	for i, txt := range list {
 		total += promptTokens(txt)
-		var v any = vector(txt)
+		var v any = vector(txt, size)
 		if in.Format == "base64" {
-			v = packed(vector(txt))
+			v = packed(vector(txt, size))
 		}
 		data = append(data, map[string]any{"object": "embedding", "index": i, "embedding": v})
 	}
@@ -54,8 +63,8 @@ func packed(v []float64) string {
 	return base64.StdEncoding.EncodeToString(b)
 }
 
-func vector(txt string) []float64 {
-	v := make([]float64, dimensions)
+func vector(txt string, size int) []float64 {
+	v := make([]float64, size)
 	v[0] = 0.01 // so that an empty text has a direction too
 	h := uint64(hashStart)
 	add := func() {
@@ -66,7 +75,7 @@ func vector(txt string) []float64 {
 			if x&0x80 != 0 {
 				sign = -1
 			}
-			v[x%dimensions] += sign
+			v[x%uint64(size)] += sign
 		}
 		h = hashStart
 	}

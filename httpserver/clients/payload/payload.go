@@ -22,7 +22,12 @@ var schemas []byte
 const root = "https://queen-rbee.dev/schemas.json"
 
 // Checker checks answers. Make one with New; it is safe for concurrent use.
-type Checker struct{ defs map[string]*jsonschema.Schema }
+type Checker struct {
+	// Own says that the answers are the server's own words, not an engine's: they have all that OpenAI's description requires,
+	// also what engines leave out.
+	Own  bool
+	defs map[string]*jsonschema.Schema
+}
 
 // New compiles the schemas.
 func New() (*Checker, error) {
@@ -54,6 +59,9 @@ func New() (*Checker, error) {
 // Check holds one JSON value against the schema of that name.
 func (c *Checker) Check(name string, body []byte) error {
 	s, ok := c.defs[name]
+	if own, strict := c.defs["own_"+name]; c.Own && strict {
+		s = own
+	}
 	if !ok {
 		return fmt.Errorf("payload: no schema %s", name)
 	}
@@ -80,8 +88,8 @@ func (c *Checker) Answer(method, path string, status int, contentType string, bo
 		return c.Check("error", body)
 	case name == "":
 		return fmt.Errorf("payload: nothing is known of %s %s", method, path)
-	case name == "any":
-		return nil
+	case name == "content":
+		return c.content(body, cut)
 	case strings.HasPrefix(contentType, "text/event-stream"):
 		return c.stream(name+"_chunk", body, cut)
 	case strings.HasPrefix(contentType, "application/x-ndjson"):
@@ -138,6 +146,42 @@ func (c *Checker) stream(name string, body []byte, cut bool) error {
 	return nil
 }
 
+// content checks the lines of a batch's output; another file may hold anything.
+func (c *Checker) content(body []byte, cut bool) error {
+	for line := range bytes.Lines(body) {
+		var v struct {
+			Response *struct {
+				Status int `json:"status_code"`
+				Body   json.RawMessage
+			}
+			Error json.RawMessage
+			URL   string
+		}
+		if json.Unmarshal(line, &v) != nil && cut || v.URL != "" || v.Response == nil && v.Error == nil {
+			return nil // a part of a line, or an input file
+		}
+		if err := c.Check("batch_output", line); err != nil {
+			return err
+		}
+		if v.Response == nil {
+			continue
+		}
+		var said struct{ Object string }
+		_ = json.Unmarshal(v.Response.Body, &said) // refusals have none
+		name, known := map[string]string{"chat.completion": "chat", "text_completion": "completion", "list": "embeddings"}[said.Object]
+		if v.Response.Status >= 400 {
+			name, known = "error", true
+		}
+		if !known {
+			continue // of another endpoint
+		}
+		if err := c.Check(name, v.Response.Body); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // lines checks each line of an Ollama stream and that the last one says done.
 func (c *Checker) lines(name string, body []byte, cut bool) error {
 	done := false
@@ -177,7 +221,7 @@ func kind(method, path string) string {
 	case "v1/files":
 		switch {
 		case len(parts) == 4:
-			return "any"
+			return "content"
 		case method == http.MethodDelete:
 			return "deleted"
 		}

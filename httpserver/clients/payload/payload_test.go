@@ -40,3 +40,47 @@ func TestRefusesWhatClientsRefuse(t *testing.T) {
 		}
 	}
 }
+
+// TestOwnWords: the server's own answers have what engines may leave out, and the lines of a batch are checked with their bodies.
+func TestOwnWords(t *testing.T) {
+	engines, err := New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := &Checker{Own: true, defs: engines.defs}
+	const usage = `"usage":{"prompt_tokens":1,"completion_tokens":1,"total_tokens":2}`
+	const chat = `{"id":"a","object":"chat.completion","created":1,"model":"m","choices":[{"index":0,"message":{"role":"assistant","content":"x"},"finish_reason":"stop"}],` + usage + `}`
+	const whole = `{"id":"a","object":"chat.completion","created":1,"model":"m","choices":[{"index":0,"message":{"role":"assistant","content":"x","refusal":null},"logprobs":null,"finish_reason":"stop"}],` + usage + `}`
+	const text = `{"id":"a","object":"text_completion","created":1,"model":"m","choices":[{"index":0,"text":"x","finish_reason":null}]}`
+	line := func(response, err string) string {
+		return `{"id":"batch_req_1","custom_id":"c","response":` + response + `,"error":` + err + "}\n"
+	}
+	said := func(status, body string) string {
+		return `{"status_code":` + status + `,"request_id":"r","body":` + body + `}`
+	}
+	for _, tc := range []struct {
+		name, path, body string
+		engine, own      bool
+	}{
+		{"chat as engines have it", "/v1/chat/completions", chat, true, false},
+		{"chat as OpenAI has it", "/v1/chat/completions", whole, true, true},
+		{"chunk of a completion", "/v1/completions", "data: " + text + "\n\ndata: [DONE]\n\n", true, false},
+		{"input of a batch", "/v1/files/f/content", `{"custom_id":"c","method":"POST","url":"/v1/completions","body":{}}` + "\n", true, true},
+		{"another file", "/v1/files/f/content", "hello", true, true},
+		{"output of a batch", "/v1/files/f/content", line(said("200", whole), "null") + line("null", `{"code":"batch_expired","message":"x"}`), true, true},
+		{"a body that is not whole", "/v1/files/f/content", line("null", `{"code":"x","message":"x"}`) + line(said("200", `{"object":"chat.completion"}`), "null"), false, false},
+		{"an error without param", "/v1/files/f/content", line(said("400", `{"error":{"message":"x","type":"t","code":null}}`), "null"), false, false},
+		{"neither answer nor error", "/v1/files/f/content", line("null", "null"), false, false},
+		{"no request id", "/v1/files/f/content", line(`{"status_code":200,"body":{}}`, "null"), false, false},
+	} {
+		kind := "application/json"
+		if tc.body[:5] == "data:" {
+			kind = "text/event-stream"
+		}
+		for c, ok := range map[*Checker]bool{engines: tc.engine, own: tc.own} {
+			if err := c.Answer("GET", tc.path, 200, kind, []byte(tc.body), false); (err == nil) != ok {
+				t.Errorf("%s, own %v: %v", tc.name, c.Own, err)
+			}
+		}
+	}
+}

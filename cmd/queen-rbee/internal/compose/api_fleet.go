@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -23,6 +24,8 @@ type workersAPI struct {
 	mon *monitor.Monitor
 	ctx context.Context // of work that outlives a request
 	ttl func(*registry.Worker) time.Duration
+
+	alert func(kind, message string) // on the feed: the caller was told that it would be done
 }
 
 var _ httpserver.Workers = (*workersAPI)(nil)
@@ -40,8 +43,12 @@ func workerRecord(w *registry.Worker) httpserver.Worker {
 
 // List implements httpserver.Workers.
 func (a *workersAPI) List(_ context.Context, node string) ([]httpserver.Worker, error) {
+	snap := a.f.reg.Snapshot()
+	if _, ok := snap.Hive(node); node != "" && !ok {
+		return nil, errNoNode
+	}
 	out := []httpserver.Worker{}
-	for _, w := range a.f.reg.Snapshot().Workers {
+	for _, w := range snap.Workers {
 		if node != "" && w.Node != node {
 			continue
 		}
@@ -66,6 +73,9 @@ func (a *workersAPI) List(_ context.Context, node string) ([]httpserver.Worker, 
 // Health implements httpserver.Workers.
 func (a *workersAPI) Health(_ context.Context, node string) ([]httpserver.WorkerHealth, error) {
 	snap := a.f.reg.Snapshot()
+	if _, ok := snap.Hive(node); node != "" && !ok {
+		return nil, errNoNode
+	}
 	out := []httpserver.WorkerHealth{}
 	for _, w := range snap.Workers {
 		if node == "" || w.Node == node {
@@ -88,10 +98,11 @@ func (a *workersAPI) Spawn(_ context.Context, r httpserver.SpawnRequest) (httpse
 		if node, err = a.f.roomiest(); err != nil {
 			return httpserver.Spawned{}, err
 		}
-	} else if _, ok := a.f.reg.Snapshot().Hive(node); !ok {
-		return httpserver.Spawned{}, errNoNode
 	}
 	req := a.f.spawnRequest(e, r.Device)
+	if err := a.f.canSpawn(node, req.Devices); err != nil {
+		return httpserver.Spawned{}, err
+	}
 	go func() {
 		link, err := a.f.hive(a.ctx, node)
 		if err == nil { // a download may take as long as bytes arrive: the hive's store gives up when they don't
@@ -102,9 +113,27 @@ func (a *workersAPI) Spawn(_ context.Context, r httpserver.SpawnRequest) (httpse
 		}
 		if err != nil {
 			a.f.log.Warn("spawn failed", "worker", req.WorkerID, "node", node, "error", err)
+			a.alert("spawn_failed", fmt.Sprintf("worker %s of %s could not be started on %s: %s", req.WorkerID, e.Name, node, err))
 		}
 	}()
 	return httpserver.Spawned{WorkerID: req.WorkerID, Node: node, State: string(registry.WorkerLoading)}, nil
+}
+
+// canSpawn refuses what a hive could not do, as far as that is known beforehand.
+func (f *fleet) canSpawn(node string, devices []string) error {
+	h, ok := f.reg.Snapshot().Hive(node)
+	if !ok {
+		return errNoNode
+	}
+	if guest(h) {
+		return &codedError{code: "CONFLICT", msg: "hive " + node + " was started by somebody else and takes no commands: start the worker there"}
+	}
+	for _, d := range devices {
+		if len(h.Devices) > 0 && !slices.ContainsFunc(h.Devices, func(have registry.Device) bool { return have.ID == d }) {
+			return &codedError{code: "INVALID_REQUEST", msg: "hive " + node + " has no device " + strconv.Quote(d) + ": GET /v2/registry/beehives/list lists them"}
+		}
+	}
+	return nil
 }
 
 // Shutdown implements httpserver.Workers.
@@ -244,7 +273,10 @@ func (a *hivesAPI) operate(prefix, node string, fn func(context.Context) error) 
 func (a *hivesAPI) Heartbeat(ctx context.Context, node string, raw json.RawMessage) error {
 	var state hiveapi.State
 	if err := json.Unmarshal(raw, &state); err != nil {
-		return &codedError{code: "INVALID_REQUEST", msg: "a heartbeat is a hive's state as GET /v1/status gives it: " + err.Error()}
+		return &codedError{code: "INVALID_REQUEST", msg: "a heartbeat is a hive's state as GET /v1/status gives it: " + jsonFault(err)}
+	}
+	if state.Epoch == 0 {
+		return &codedError{code: "INVALID_REQUEST", msg: "a heartbeat is a hive's state as GET /v1/status gives it: epoch is missing"}
 	}
 	state.Node = node
 	if _, ours := a.f.links.link(node); ours {

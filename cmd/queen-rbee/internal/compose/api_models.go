@@ -8,11 +8,13 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/queen-rbee/queen-rbee/cmd/queen-rbee/internal/config"
+	"github.com/queen-rbee/queen-rbee/hivelifecycle/engine"
 	"github.com/queen-rbee/queen-rbee/hivelifecycle/hiveapi"
 	"github.com/queen-rbee/queen-rbee/httpserver"
 	"github.com/queen-rbee/queen-rbee/provisioner"
@@ -209,7 +211,12 @@ func (a *modelsAPI) Put(ctx context.Context, name string, raw json.RawMessage) (
 	dec := json.NewDecoder(bytes.NewReader(raw))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(&m); err != nil {
-		return httpserver.Model{}, &codedError{code: "INVALID_REQUEST", msg: "a model entry has the keys of the configuration (ref, engine, slots, ...): " + strings.TrimPrefix(err.Error(), "json: ")}
+		return httpserver.Model{}, &codedError{code: "INVALID_REQUEST", msg: "a model entry has the keys of the configuration (ref, engine, slots, ...): " + jsonFault(err)}
+	}
+	if m.Engine != "" {
+		if _, err := engine.Resolve(a.f.engine(modelEntry(name, m))); err != nil {
+			return httpserver.Model{}, &codedError{code: "INVALID_REQUEST", msg: "engine " + strconv.Quote(m.Engine) + " is not known here: name one of those that GET /v2/engines lists, or add it to the configuration"}
+		}
 	}
 	if err := knownEngine(name, m.Engine, *a.f.engines.Load()); err != nil {
 		return httpserver.Model{}, err
@@ -223,6 +230,15 @@ func (a *modelsAPI) Put(ctx context.Context, name string, raw json.RawMessage) (
 		return httpserver.Model{}, err
 	}
 	return httpserver.Model{Model: e.Name, ModelRef: e.Ref, State: "absent", Engine: e.Engine, MemoryEstimate: a.c.prov.Need(e.Ref, e.Slots, e.Context).Memory}, nil
+}
+
+// jsonFault says what is wrong with a body in words of JSON, not of Go.
+func jsonFault(err error) string {
+	var te *json.UnmarshalTypeError
+	if errors.As(err, &te) && te.Field != "" {
+		return te.Field + " can't be a " + te.Value
+	}
+	return strings.TrimPrefix(err.Error(), "json: ")
 }
 
 // Delete implements httpserver.Models.
@@ -272,6 +288,9 @@ func (a *modelsAPI) CancelDownload(_ context.Context, id string) error {
 	d, ok := a.f.prov.Download(id)
 	if !ok {
 		return &codedError{code: "JOB_NOT_FOUND", msg: "no download has this id, or it ended more than an hour ago"}
+	}
+	if p := d.Progress(); p.State.Final() && p.State != provisioner.Cancelled {
+		return &codedError{code: "CONFLICT", msg: "this download has ended already: it is " + string(p.State)}
 	}
 	d.Cancel()
 	return nil

@@ -35,11 +35,6 @@ func Check(ctx context.Context, cfg *config.Config) error {
 			return fmt.Errorf("engines: %w", err)
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(cfg.Models)) {
-		if err := knownEngine(name, cfg.Models[name].Engine, cfg.Engines); err != nil {
-			return err
-		}
-	}
 	if err := checkPolicy(ctx, cfg.Scheduler.Policy); err != nil {
 		return err
 	}

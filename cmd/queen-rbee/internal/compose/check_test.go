@@ -19,7 +19,7 @@ func TestCheck(t *testing.T) {
 	for text, want := range map[string]string{
 		"models: {a: {ref: 'bogus:x'}}":                                              "neither a reference",
 		"models: {a: {ref: 'file:../x'}}":                                            "..",
-		"models: {a: {ref: 'sim:a', engine: nope}}":                                  `names the engine "nope"`,
+		"models: {a: {ref: 'sim:a', engine: nope}}":                                  `engine "nope" is neither`,
 		"aliases: {a: b, b: a}":                                                      "circle",
 		"hives: [{name: h, ssh: '-oProxyCommand=x'}]":                                "h",
 		"scheduler: {policy: " + filepath.Join(dir, "none.star") + "}":               "scheduler.policy",

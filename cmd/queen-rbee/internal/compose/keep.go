@@ -3,6 +3,10 @@ package compose
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"os"
 	"sync"
 	"time"
 
@@ -11,10 +15,54 @@ import (
 )
 
 // keeps is how long workers stay after their last request, where a client said so (Ollama's keep_alive). It is forgotten
-// with the worker.
+// with the worker, not with the queen: workers outlive her, and a small file beside the stores has what she knew of them.
 type keeps struct {
-	mu sync.Mutex
-	m  map[string]time.Duration
+	mu      sync.Mutex
+	m       map[string]time.Duration
+	path    string
+	changed bool
+	settled time.Time // until then workers that are not there may still be found again
+	log     *slog.Logger
+}
+
+// settleKeeps is how long a queen that starts waits for the workers of the one before.
+const settleKeeps = time.Minute
+
+// open reads what the queen before knew. A file that can't be read only costs what clients said.
+func (k *keeps) open(path string, log *slog.Logger) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.path, k.log, k.settled = path, log, time.Now().Add(settleKeeps)
+	data, err := os.ReadFile(path)
+	if err == nil {
+		err = json.Unmarshal(data, &k.m)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		log.Warn("what clients said of keep_alive is lost", "file", path, "error", err)
+	}
+}
+
+// save writes the file when something has changed; the caller holds mu.
+func (k *keeps) save() {
+	if !k.changed || k.path == "" {
+		return
+	}
+	data, err := json.Marshal(k.m)
+	if err == nil {
+		if err = os.WriteFile(k.path+".new", data, 0o600); err == nil {
+			err = os.Rename(k.path+".new", k.path)
+		}
+	}
+	if k.changed = err != nil; err != nil {
+		k.log.Warn("what clients said of keep_alive is not stored", "file", k.path, "error", err)
+	}
+}
+
+// close stores what has changed since.
+func (k *keeps) close() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.save()
 }
 
 // set takes a client's word; "" says nothing, a negative time for ever, zero not at all.
@@ -28,7 +76,9 @@ func (k *keeps) set(worker, keep string) {
 	if k.m == nil {
 		k.m = map[string]time.Duration{}
 	}
-	k.m[worker] = d
+	if old, ok := k.m[worker]; !ok || old != d {
+		k.m[worker], k.changed = d, true
+	}
 }
 
 // ttl is a worker's time to live, 0 = for ever, given its model's own.
@@ -45,15 +95,17 @@ func (k *keeps) ttl(worker string, model time.Duration) time.Duration {
 	return max(d, 1) // at once is after the shortest time, since 0 means never
 }
 
-// prune forgets the workers that are no more.
+// prune forgets the workers that are no more, and stores what has changed.
 func (k *keeps) prune(snap *registry.Snapshot) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for id := range k.m {
-		if _, ok := snap.Worker(id); !ok {
+		if _, ok := snap.Worker(id); !ok && time.Now().After(k.settled) {
 			delete(k.m, id)
+			k.changed = true
 		}
 	}
+	k.save()
 }
 
 func lastUsed(w *registry.Worker) time.Time {

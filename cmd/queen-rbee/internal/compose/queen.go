@@ -138,6 +138,7 @@ func (q *Queen) newTelemetry(ctx context.Context) (err error) {
 
 // newAccess opens keys, audit log and tenants.
 func (q *Queen) newAccess(ctx context.Context) (err error) {
+	q.keeps.open(filepath.Join(q.cfg.DataDir, "keep_alive.json"), q.log)
 	if err = q.openAudit(ctx, filepath.Join(q.cfg.DataDir, "audit.jsonl")); err != nil {
 		return err
 	}
@@ -312,12 +313,12 @@ func (q *Queen) newServer(ctx context.Context) (err error) {
 	q.server, err = httpserver.New(sub, &authDoor{guard, q.adm}, httpserver.Options{
 		Jobs: &jobs{q: q.q, rt: q.rt, sched: q.sched, sub: sub, ring: q.policies.ring}, Catalog: q.catalog,
 		Models:  &auditedModels{&modelsAPI{c: q.catalog, f: q.fleet, bus: q.bus, src: q.src, ctx: q.life}, t},
-		Workers: &workersAPI{f: q.fleet, mon: q.mon, ctx: q.life, ttl: q.ttl}, Loader: &loader{q, sub}, Hives: &auditedHives{hives, t}, Feed: q.bus, Logs: &logsAPI{q.fleet},
+		Workers: &workersAPI{f: q.fleet, mon: q.mon, ctx: q.life, ttl: q.ttl, alert: (&monitorReport{q}).Alert}, Loader: &loader{q, sub}, Hives: &auditedHives{hives, t}, Feed: q.bus, Logs: &logsAPI{q.fleet},
 		Engines: &enginesAPI{f: q.fleet, bus: q.bus, t: t, ctx: q.life, catalog: q.cfg.EngineCatalog}, Pages: pagesAPI{q.fleet},
 		Policies: &auditedPolicies{q.policies, t}, Tenants: &auditedTenants{&tenantsAPI{q.adm}, t}, Keys: &keysAPI{q.keys}, Targets: &targets{q},
 		Doctor: &examiner{q},
 		Admin:  &auditedAdmin{&adminAPI{stop: q.Stop}, t}, Ready: q.isReady, Metrics: q.prom.Handler(), EngineMetrics: http.HandlerFunc(q.engineMetrics), Batches: q.batches,
-		AllowedHosts: q.cfg.Auth.Hosts, AllowedOrigins: q.cfg.Auth.Origins, Version: q.o.Version, Log: q.log, Poller: q.serverPoll()})
+		AllowedHosts: q.cfg.HTTP.Hosts, AllowedOrigins: q.cfg.HTTP.Origins, Version: q.o.Version, Log: q.log, Poller: q.serverPoll()})
 	return err
 }
 
@@ -425,43 +426,3 @@ func (q *Queen) drain() {
 
 // Close releases a queen that is not run.
 func (q *Queen) Close() { q.close() }
-
-// close ends and releases everything, in the order in which things depend on each other.
-func (q *Queen) close() {
-	if q.manager != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-		_ = q.manager.Close(ctx)
-		cancel()
-	}
-	q.kill()
-	q.wg.Wait()
-	if q.poll != nil {
-		_ = q.poll.Close()
-	}
-	if q.links != nil {
-		q.links.wg.Wait()
-	}
-	if q.prov != nil {
-		_ = q.prov.Close()
-	}
-	if q.pool != nil {
-		_ = q.pool.Close()
-	}
-	if q.q != nil {
-		_ = q.q.Close()
-	}
-	if q.reg != nil {
-		_ = q.reg.Close()
-	}
-	if q.audit != nil {
-		_ = q.audit.Close()
-	}
-	if q.prom != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-		_ = q.prom.Shutdown(ctx)
-		cancel()
-	}
-	if q.stores != nil {
-		q.stores.close()
-	}
-}

@@ -29,7 +29,7 @@ func (c *Config) check() error {
 	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
 		return bad("$.listen", "%q is not HOST:PORT", c.Listen)
 	}
-	for _, check := range []func() error{c.checkStore, c.checkHives, c.checkEngines, c.checkModels, c.checkExternals, c.checkNumbers, c.checkChoices} {
+	for _, check := range []func() error{c.checkStore, c.checkHives, c.checkEngines, c.checkModels, c.checkExternals, c.checkNumbers, c.checkChoices, c.checkHTTP} {
 		if err := check(); err != nil {
 			return err
 		}
@@ -80,9 +80,9 @@ func (c *Config) checkEngines() error {
 		switch {
 		case !nameForm.MatchString(name):
 			return bad(path, "an engine's name is 1 to 63 letters, digits, dots and dashes")
-		case len(e.Command) == 0 && !slices.Contains([]string{"llama.cpp", "ollama", "vllm", "sim"}, name):
+		case len(e.Command) == 0 && !builtin(name):
 			return bad(path, "command is missing")
-		case e.Adapter != "" && !slices.Contains([]string{"llama.cpp", "ollama", "vllm", "sim", "command"}, e.Adapter):
+		case e.Adapter != "" && e.Adapter != "command" && !builtin(e.Adapter):
 			return bad(path, "adapter is llama.cpp, ollama, vllm, sim or command, not %q", e.Adapter)
 		case e.Protocol != "" && e.Protocol != "openai" && e.Protocol != "execute":
 			return bad(path, "protocol is openai or execute, not %q", e.Protocol)
@@ -95,9 +95,16 @@ func (c *Config) checkEngines() error {
 	return nil
 }
 
+func builtin(engine string) bool {
+	return slices.Contains([]string{"llama.cpp", "ollama", "vllm", "sim"}, engine)
+}
+
 func (c *Config) checkModels() error {
 	for name, m := range c.Models {
 		path := "$.models." + name
+		if _, own := c.Engines[m.Engine]; m.Engine != "" && !own && !builtin(m.Engine) {
+			return bad(path, "engine %q is neither built in (llama.cpp, ollama, vllm, sim) nor under engines", m.Engine)
+		}
 		switch {
 		case name == "" || len(name) > 256 || strings.ContainsFunc(name, func(r rune) bool { return r < 0x21 || r == 0x7f }):
 			return bad(path, "a model's name is 1 to 256 characters without spaces or control characters")
@@ -165,12 +172,21 @@ func (c *Config) checkNumbers() error {
 	return nil
 }
 
-func (c *Config) checkChoices() error {
-	for _, o := range c.Auth.Origins {
-		if u, err := url.Parse(o); err != nil || u.Scheme == "" || u.Host == "" || u.Path != "" {
-			return bad("$.auth.origins", "%q is not SCHEME://HOST[:PORT]", o)
+func (c *Config) checkHTTP() error {
+	for _, h := range c.HTTP.Hosts {
+		if h == "" || strings.ContainsAny(h, "/@* ") {
+			return bad("$.http.hosts", "%q is not a host's name", h)
 		}
 	}
+	for _, o := range c.HTTP.Origins {
+		if u, err := url.Parse(o); err != nil || u.Scheme == "" || u.Host == "" || u.Path != "" || u.User != nil || strings.Contains(o, "*") {
+			return bad("$.http.origins", "%q is not SCHEME://HOST[:PORT]", o)
+		}
+	}
+	return nil
+}
+
+func (c *Config) checkChoices() error {
 	for _, choice := range []struct {
 		path, value string
 		allowed     []string

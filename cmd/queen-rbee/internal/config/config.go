@@ -25,6 +25,7 @@ type Config struct {
 	Scheduler     Scheduler         `yaml:"scheduler"`
 	Timeouts      Timeouts          `yaml:"timeouts"`
 	Auth          Auth              `yaml:"auth"`
+	HTTP          HTTP              `yaml:"http"`
 	Telemetry     Telemetry         `yaml:"telemetry"`
 	Log           Log               `yaml:"log"`
 	SSH           SSH               `yaml:"ssh"`
@@ -121,12 +122,15 @@ type Timeouts struct {
 	Load       string   `yaml:"load"`
 }
 
-// Auth says when a key is needed, and what browsers may do.
+// Auth says when a key is needed.
 type Auth struct {
 	Mode string `yaml:"mode"` // auto or keys
-	// Hosts and Origins are what requests to a loopback address may have in Host and Origin beside its own names.
-	Hosts   []string `yaml:"hosts"`
-	Origins []string `yaml:"origins"`
+}
+
+// HTTP says what a listener on loopback takes beside loopback names and its own pages.
+type HTTP struct {
+	Hosts   []string `yaml:"hosts"`   // names in the Host header, of a proxy in front for instance
+	Origins []string `yaml:"origins"` // SCHEME://HOST[:PORT] of pages whose scripts may use the API
 }
 
 // Telemetry says what is exported.

@@ -98,6 +98,10 @@ func TestBadValues(t *testing.T) {
 		"models: {a: {}}\n":                                             "ref is missing",
 		"externals: [{name: x, url: 'ftp://h', models: {a: b}}]\n":      "http",
 		"externals: [{name: x, url: 'http://u:p@h', models: {a: b}}]\n": "api_key",
+		"models: {a: {ref: 'sim:a', engine: none}}\n":                   "engines",
+		"http: {hosts: ['*']}\n":                                        "http.hosts",
+		"http: {origins: ['*']}\n":                                      "http.origins",
+		"http: {origins: ['https://h/x']}\n":                            "http.origins",
 		"store: mysql:x\n":                                              "store",
 		"models: {a: {ref: 'sim:a', slots: -1}}\n":                      "slots",
 		"timeouts: {load: never}\n":                                     "timeouts.load",
@@ -115,13 +119,14 @@ func TestOrderOfSources(t *testing.T) {
 	if err := os.WriteFile(path, []byte("listen: 127.0.0.1:1\nqueue: {max: 5}\nlimits: {default: {rpm: 9}}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	env := []string{"RBEE_LISTEN=127.0.0.1:2", "RBEE_QUEUE_MAX=6", "RBEE_TIMEOUTS_FIRST_TOKEN=7s", "RBEE_LIMITS_DEFAULT_TPM=8", "RBEE_TELEMETRY_PROMETHEUS=false"}
+	env := []string{"RBEE_LISTEN=127.0.0.1:2", "RBEE_QUEUE_MAX=6", "RBEE_TIMEOUTS_FIRST_TOKEN=7s", "RBEE_LIMITS_DEFAULT_TPM=8", "RBEE_TELEMETRY_PROMETHEUS=false",
+		"RBEE_HTTP_HOSTS=chat.lan,chat.home", "RBEE_TELEMETRY_SAMPLE_RATIO=0.5"}
 	c, err := Load(path, env, func(c *Config) { c.Listen = "127.0.0.1:3" })
 	if err != nil {
 		t.Fatal(err)
 	}
 	if c.Listen != "127.0.0.1:3" || c.Queue.Max != 6 || c.Timeouts.FirstToken.D() != 7*time.Second || c.Telemetry.Prometheus ||
-		c.Limits["default"].TPM != 8 || c.Limits["default"].RPM != 9 {
+		len(c.HTTP.Hosts) != 2 || c.Telemetry.SampleRatio != 0.5 || c.Limits["default"].TPM != 8 || c.Limits["default"].RPM != 9 {
 		t.Fatalf("read %+v", c)
 	}
 	if _, err := Load(path, []string{"RBEE_QUEUE_MAX=many"}, nil); err == nil || !strings.Contains(err.Error(), "RBEE_QUEUE_MAX") {
