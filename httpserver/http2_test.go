@@ -90,9 +90,11 @@ func TestHTTP2Streams(t *testing.T) {
 	case <-time.After(20 * time.Second):
 		t.Errorf("only %d came", inside.Load())
 	}
+	<-time.After(100 * time.Millisecond) // one more would have come by now
+	atOnce := most.Load()                // afterwards the next may come before the one that made room has counted itself out
 	close(leave)
 	wg.Wait()
-	if n := most.Load(); n != 250 {
+	if n := atOnce; n != 250 {
 		t.Errorf("%d requests at once on one connection", n)
 	}
 }

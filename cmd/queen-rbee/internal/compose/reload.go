@@ -66,7 +66,7 @@ func (q *Queen) later(cfg *config.Config) (out []string) {
 		{"listen", q.cfg.Listen, cfg.Listen}, {"data_dir", q.cfg.DataDir, cfg.DataDir}, {"store", q.cfg.Store, cfg.Store},
 		{"engine_catalog", q.cfg.EngineCatalog, cfg.EngineCatalog}, {"queue", q.cfg.Queue, cfg.Queue}, {"scheduler", q.cfg.Scheduler, cfg.Scheduler},
 		{"timeouts", q.cfg.Timeouts, cfg.Timeouts}, {"auth", q.cfg.Auth, cfg.Auth}, {"telemetry", q.cfg.Telemetry, cfg.Telemetry},
-		{"ssh", q.cfg.SSH, cfg.SSH}, {"log.format", q.cfg.Log, format},
+		{"ssh", q.cfg.SSH, cfg.SSH}, {"http", q.cfg.HTTP, cfg.HTTP}, {"log.format", q.cfg.Log, format},
 	} {
 		if !reflect.DeepEqual(s.old, s.new) {
 			out = append(out, s.key)
