@@ -78,29 +78,37 @@ func parseBundle(first int64, b []byte, fn func(bundled) error) error {
 	return nil
 }
 
-// storeWhole writes short streams that are over.
+// storeWhole writes short streams that are over. settleMu is held.
 func (j *Journal) storeWhole(ctx context.Context, tx *sql.Tx, packs []*pack, now int64) error {
-	streams := make([]bundled, len(packs))
-	var buf []byte
+	byKey := make([]keyed, len(packs))
 	for i, p := range packs {
 		key, _ := queue.ParseID(p.s.job) // isWhole saw that it is one
-		at := len(buf)
-		buf = encodeChunk(buf, p.raw, p.refs)
-		streams[i] = bundled{key: key, job: p.s.job, last: p.last, meta: p.meta, epoch: p.epoch, chunk: buf[at:len(buf):len(buf)]}
+		byKey[i] = keyed{key, p}
 	}
-	slices.SortFunc(streams, func(a, b bundled) int { return cmp.Compare(a.key, b.key) })
-	for len(streams) > 0 {
-		n, size := 0, 0
-		for n < min(len(streams), maxBundle) && size < bundleSize && streams[n].key-streams[0].key < spread {
-			size += len(streams[n].chunk)
+	slices.SortFunc(byKey, func(a, b keyed) int { return cmp.Compare(a.key, b.key) })
+	var streams [maxBundle]bundled
+	for len(byKey) > 0 {
+		n, first := 0, byKey[0].key
+		buf := j.chunkBuf[:0]
+		for n < min(len(byKey), maxBundle) && len(buf) < bundleSize && byKey[n].key-first < spread {
+			p, at := byKey[n].p, len(buf)
+			buf = encodeChunk(buf, p.raw, p.refs)
+			streams[n] = bundled{key: byKey[n].key, job: p.s.job, last: p.last, meta: p.meta, epoch: p.epoch, chunk: buf[at:len(buf):len(buf)]}
 			n++
 		}
+		j.chunkBuf = buf
 		if err := j.putBundle(ctx, tx, streams[:n], now); err != nil {
 			return err
 		}
-		streams = streams[n:]
+		byKey = byKey[n:]
 	}
 	return nil
+}
+
+// keyed is a pack and the key in its job's id.
+type keyed struct {
+	key int64
+	p   *pack
 }
 
 // execer is a transaction or a connection.
@@ -108,6 +116,7 @@ type execer interface {
 	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
 }
 
+// putBundle writes streams, their keys ascending. settleMu is held.
 func (j *Journal) putBundle(ctx context.Context, tx execer, streams []bundled, now int64) error {
 	if len(streams) < minBundle {
 		for _, s := range streams {
@@ -118,11 +127,11 @@ func (j *Journal) putBundle(ctx context.Context, tx execer, streams []bundled, n
 		}
 		return nil
 	}
-	first := streams[0].key
-	var data []byte
+	first, data := streams[0].key, j.bundleBuf[:0]
 	for _, s := range streams {
 		data = appendBundled(data, first, s)
 	}
+	j.bundleBuf = data
 	_, err := tx.ExecContext(ctx, `INSERT INTO bundles (first, last, written_at, data) VALUES (?, ?, ?, ?)`, first, streams[len(streams)-1].key, now, data)
 	return err
 }

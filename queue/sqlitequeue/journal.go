@@ -48,12 +48,13 @@ type Journal struct {
 	unsettled int
 	closed    bool
 
-	settleMu sync.Mutex // one settling at a time
-	packs    []*pack    // taken out of the streams, not yet in SQLite
-	hurry    chan struct{}
-	once     sync.Once
-	quit     chan struct{}
-	done     chan struct{}
+	settleMu            sync.Mutex // one settling at a time
+	chunkBuf, bundleBuf []byte     // settleMu is held
+	packs               []*pack    // taken out of the streams, not yet in SQLite
+	hurry               chan struct{}
+	once                sync.Once
+	quit                chan struct{}
+	done                chan struct{}
 }
 
 var _ queue.Journal = (*Journal)(nil)
