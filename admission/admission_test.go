@@ -103,6 +103,15 @@ func TestSettleRefundsAndCharges(t *testing.T) {
 	})
 }
 
+// TestMoreThanADaysQuota: no waiting helps, and who comes back all the same does so once a day.
+func TestMoreThanADaysQuota(t *testing.T) {
+	c := controller(t, nil, admission.Options{Default: admission.Limits{TokensPerDay: 100}})
+	_, err := c.Admit(t.Context(), admission.Request{Tenant: "a", MaxTokens: 101})
+	if after := refusal(t, err, admission.CodeQuota).RetryAfter(); after != 24*time.Hour {
+		t.Errorf("Retry-After %v", after)
+	}
+}
+
 func TestCapacityDeadlineModels(t *testing.T) {
 	var load atomic.Pointer[admission.Load]
 	load.Store(&admission.Load{Idle: true})
@@ -290,6 +299,70 @@ func TestUsageOutlivesAFailingStore(t *testing.T) {
 	hours, err := store.UsageSince(t.Context(), 0)
 	if err != nil || len(hours) != 1 || hours[0].Usage.Output != 30 || hours[0].Jobs != 3 {
 		t.Fatalf("stored %+v, %v", hours, err)
+	}
+}
+
+// TestLimitsChangeWithoutAGift: who is told the same limits again has what was left, not a full bucket.
+func TestLimitsChangeWithoutAGift(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := controller(t, nil, admission.Options{Default: admission.Limits{RPM: 1}})
+		req := func(tenant string) error {
+			_, err := c.Admit(t.Context(), admission.Request{Tenant: tenant, MaxTokens: 1})
+			return err
+		}
+		if err := c.SetTenant(t.Context(), admission.Tenant{ID: "own", Limits: admission.Limits{RPM: 1}}); err != nil {
+			t.Fatal(err)
+		}
+		for _, tenant := range []string{"own", "other"} {
+			if err := req(tenant); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := c.SetTenant(t.Context(), admission.Tenant{ID: "own", Limits: admission.Limits{RPM: 1, TPM: 1000}}); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.SetDefault(admission.Limits{RPM: 1, Concurrent: 5}); err != nil {
+			t.Fatal(err)
+		}
+		for _, tenant := range []string{"own", "other"} {
+			refusal(t, req(tenant), admission.CodeRateLimited)
+		}
+		if err := c.SetDefault(admission.Limits{RPM: 3}); err != nil {
+			t.Fatal(err)
+		}
+		for range 3 { // another rate begins full, for those without limits of their own
+			if err := req("other"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		refusal(t, req("other"), admission.CodeRateLimited)
+		refusal(t, req("own"), admission.CodeRateLimited)
+		if err := c.SetDefault(admission.Limits{RPM: -1}); !errors.Is(err, admission.ErrInvalid) {
+			t.Errorf("a negative default: %v", err)
+		}
+		if err := c.SetDefault(admission.Limits{}); err != nil {
+			t.Fatal(err)
+		}
+		for range 100 {
+			if err := req("new"); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}
+
+// TestConcurrencyWaitsForAJob: the more jobs a tenant has, the sooner one of them ends.
+func TestConcurrencyWaitsForAJob(t *testing.T) {
+	c := controller(t, admission.DepthFunc(func(string) admission.Load { return admission.Load{Idle: true, Took: 40 * time.Second} }),
+		admission.Options{Default: admission.Limits{Concurrent: 4}})
+	for range 4 {
+		if _, err := c.Admit(t.Context(), admission.Request{Tenant: "a"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err := c.Admit(t.Context(), admission.Request{Tenant: "a"})
+	if after := refusal(t, err, admission.CodeRateLimited).RetryAfter(); after != 10*time.Second {
+		t.Errorf("Retry-After %v, want a quarter of a job's time", after)
 	}
 }
 

@@ -277,7 +277,8 @@ func (c *Controller) refusal(t *tenant, r Request, load Load, cost int64, now ti
 	}
 	if l.TokensPerDay > 0 && t.day.sum+t.reserved+cost > l.TokensPerDay {
 		if cost > l.TokensPerDay {
-			return &Refusal{Reason: CodeQuota, Message: fmt.Sprintf("the request may take %d tokens, the tenant's quota is %d a day: lower max_tokens", cost, l.TokensPerDay)}
+			return &Refusal{Reason: CodeQuota, After: 24 * time.Hour, // for those who come back whatever they are told
+				Message: fmt.Sprintf("the request may take %d tokens, the tenant's quota is %d a day: lower max_tokens", cost, l.TokensPerDay)}
 		}
 		hours := t.day.free(t.day.sum + t.reserved + cost - l.TokensPerDay)
 		into := time.Duration((c.wall + int64(now)) % int64(time.Hour))
@@ -293,7 +294,7 @@ func (c *Controller) refusal(t *tenant, r Request, load Load, cost int64, now ti
 			Message: fmt.Sprintf("the tenant may use %d tokens a minute: slow down or lower max_tokens", l.TPM)}
 	}
 	if l.Concurrent > 0 && t.running >= l.Concurrent {
-		return &Refusal{Reason: CodeRateLimited, After: atLeast(load.Wait, time.Second),
+		return &Refusal{Reason: CodeRateLimited, After: atLeast(max(load.Wait, load.Took/time.Duration(t.running)), time.Second),
 			Message: fmt.Sprintf("the tenant may have %d jobs at once: wait for one to end", l.Concurrent)}
 	}
 	if full := c.full(t, r, load); full != "" {

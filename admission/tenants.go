@@ -18,17 +18,59 @@ func (e *invalid) Error() string { return "admission: " + e.msg }
 func (e *invalid) Code() string  { return CodeInvalid }
 func (e *invalid) Unwrap() error { return ErrInvalid }
 
-// SetTenant gives a tenant limits of its own, stored before they take effect. Its buckets start full, its usage of the
-// day stays.
+// SetDefault gives the tenants that have no limits of their own others than Options.Default, from now on.
+func (c *Controller) SetDefault(l Limits) error {
+	if err := l.check(); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	c.o.Default = l
+	list := make([]*tenant, 0, len(c.tenants))
+	for _, t := range c.tenants {
+		list = append(list, t)
+	}
+	c.mu.Unlock()
+	for _, t := range list {
+		t.mu.Lock()
+		if !t.own {
+			t.limit(l, c.elapsed())
+		}
+		t.mu.Unlock()
+	}
+	return nil
+}
+
+func (l *Limits) check() error {
+	if l.RPM < 0 || l.TPM < 0 || l.Concurrent < 0 || l.TokensPerDay < 0 {
+		return &invalid{"limits are 0 (none) or more"}
+	}
+	if len(l.Models) > 256 {
+		return &invalid{"at most 256 models can be listed"}
+	}
+	return nil
+}
+
+// limit changes the limits. A bucket whose limit stays keeps its level, so that nobody gains by being told again; one with
+// a new limit starts full. The caller holds mu.
+func (t *tenant) limit(l Limits, now time.Duration) {
+	old := t.limits
+	t.limits = l
+	if l.RPM != old.RPM {
+		t.requests = bucket{level: float64(l.RPM), at: now}
+	}
+	if l.TPM != old.TPM {
+		t.tokens = bucket{level: float64(l.TPM), at: now}
+	}
+}
+
+// SetTenant gives a tenant limits of its own, stored before they take effect. A rate that changes starts with a full
+// bucket, the usage of the day stays.
 func (c *Controller) SetTenant(ctx context.Context, t Tenant) error {
 	if t.ID == "" || len(t.ID) > 128 || strings.ContainsFunc(t.ID, func(r rune) bool { return r < 0x21 || r == 0x7f }) {
 		return &invalid{"a tenant id is 1 to 128 characters without spaces or control characters"}
 	}
-	if t.Limits.RPM < 0 || t.Limits.TPM < 0 || t.Limits.Concurrent < 0 || t.Limits.TokensPerDay < 0 {
-		return &invalid{"limits are 0 (none) or more"}
-	}
-	if len(t.Limits.Models) > 256 {
-		return &invalid{"at most 256 models can be listed"}
+	if err := t.Limits.check(); err != nil {
+		return err
 	}
 	if err := c.store.SaveTenant(ctx, t); err != nil {
 		return fmt.Errorf("admission: save tenant: %w", err)
@@ -39,8 +81,8 @@ func (c *Controller) SetTenant(ctx context.Context, t Tenant) error {
 	}
 	at.mu.Lock()
 	defer at.mu.Unlock()
-	at.limits, at.own = t.Limits, true
-	at.reset(c.elapsed())
+	at.own = true
+	at.limit(t.Limits, c.elapsed())
 	return nil
 }
 

@@ -38,6 +38,7 @@ type Load struct {
 	Max     int           // how many may wait; 0: no bound
 	Idle    bool          // a worker with the model has a free slot
 	Wait    time.Duration // estimated time until a new job of the model starts
+	Took    time.Duration // how long a job of the model takes once it has started; 0: not known
 }
 
 // Depth tells the state of the line; it is asked once per admission and must be quick.

@@ -90,7 +90,8 @@ func TestRotationAndRevoke(t *testing.T) {
 	if _, err := k.Verify(newSecret); err != nil {
 		t.Errorf("the other key of the rotation: %v", err)
 	}
-	if err := k.Revoke(t.Context(), "test", "nobody"); !errors.Is(err, auth.ErrNotFound) {
+	err := k.Revoke(t.Context(), "test", "nobody")
+	if e := new(auth.Error); !errors.Is(err, auth.ErrNotFound) || !errors.As(err, &e) || e.Code() != "NOT_FOUND" {
 		t.Errorf("unknown id: %v", err)
 	}
 	for _, listed := range k.List() {
@@ -142,6 +143,36 @@ func TestDamping(t *testing.T) {
 	c.t = c.t.Add(61 * time.Second)
 	if _, err := k.VerifyFrom("10.0.0.1", secret); err != nil {
 		t.Errorf("after the window: %v", err)
+	}
+}
+
+// TestAnOldKeyIsNoGuess: a client that goes on with a key that was good once does not lock out its neighbours.
+func TestAnOldKeyIsNoGuess(t *testing.T) {
+	k, c := newKeys(t, auth.Options{Attempts: 3})
+	_, good := create(t, k, auth.Request{Tenant: "home", Scope: auth.Infer})
+	revoked, old := create(t, k, auth.Request{Tenant: "home", Scope: auth.Infer})
+	if err := k.Revoke(t.Context(), "test", revoked.ID); err != nil {
+		t.Fatal(err)
+	}
+	_, short := create(t, k, auth.Request{Tenant: "home", Scope: auth.Infer, ExpiresAt: c.t.Add(time.Second)})
+	c.t = c.t.Add(2 * time.Second)
+	for range 10 {
+		for what, key := range map[string]string{"revoked": old, "expired": short} {
+			if _, err := k.VerifyFrom("10.0.0.1", key); !errors.Is(err, auth.ErrUnauthenticated) {
+				t.Fatalf("%s: %v", what, err)
+			}
+		}
+	}
+	if _, err := k.VerifyFrom("10.0.0.1", good); err != nil {
+		t.Errorf("a good key beside them: %v", err)
+	}
+	for range 3 { // with a secret of somebody's own making it is a guess
+		if _, err := k.VerifyFrom("10.0.0.1", old[:len(old)-4]+"0000"); !errors.Is(err, auth.ErrUnauthenticated) {
+			t.Fatal(err)
+		}
+	}
+	if _, err := k.VerifyFrom("10.0.0.1", old); !errors.Is(err, auth.ErrDamped) {
+		t.Errorf("after three guesses: %v", err)
 	}
 }
 

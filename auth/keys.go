@@ -266,6 +266,7 @@ var (
 // VerifyFrom is Verify with brute-force damping: an address that has presented too many wrong secrets for a key id in the
 // last minute is refused with ErrDamped before the secret is looked at, be it the right one. Other keys from the same address
 // are not held up: it may be a proxy's, or this machine's.
+// A key that was good once is no guess: a client that goes on with a revoked or expired one locks nobody out.
 func (k *Keys) VerifyFrom(addr, presented string) (Identity, error) {
 	g := guessed{addr: addr}
 	if id, _, ok := split(presented); ok {
@@ -276,7 +277,7 @@ func (k *Keys) VerifyFrom(addr, presented string) (Identity, error) {
 			Message: "too many wrong keys from this address: wait, then try again with the right one"}
 	}
 	id, err := k.Verify(presented)
-	if err != nil {
+	if err == error(errNoKey) {
 		k.damp.failed(g)
 	}
 	return id, err

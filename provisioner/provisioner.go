@@ -92,30 +92,45 @@ func New(ctx context.Context, hives Hives, store Store, o Options) (*Provisioner
 	return p, nil
 }
 
-// Configure replaces the configured entries and aliases, all or none. What was added at run time stays.
-func (p *Provisioner) Configure(ctx context.Context, entries []Entry, aliases map[string]string) error {
+// Check says whether entries and aliases could be configured: names, references and where the aliases lead.
+func Check(entries []Entry, aliases map[string]string) error {
+	_, err := checked(entries, aliases)
+	return err
+}
+
+// checked gives the entries by name, with canonical references.
+func checked(entries []Entry, aliases map[string]string) (map[string]Entry, error) {
 	config := make(map[string]Entry, len(entries))
 	for _, e := range entries {
 		e = e.clone()
 		e.Source = SourceConfig
 		if err := checkEntry(&e, aliases); err != nil {
-			return err
+			return nil, err
 		}
 		if _, twice := config[e.Name]; twice {
-			return &Error{Kind: ErrInvalidEntry, Model: e.Name, Message: "the name is configured twice"}
+			return nil, &Error{Kind: ErrInvalidEntry, Model: e.Name, Message: "the name is configured twice"}
 		}
 		config[e.Name] = e
 	}
 	for name, target := range aliases {
 		if r, err := ParseRef(name); err != nil || r.Scheme != SchemeAlias {
-			return &Error{Kind: ErrInvalidEntry, Model: name, Message: "an alias is a plain name", Err: err}
+			return nil, &Error{Kind: ErrInvalidEntry, Model: name, Message: "an alias is a plain name", Err: err}
 		}
 		if _, err := ParseRef(target); err != nil {
-			return &Error{Kind: ErrInvalidEntry, Model: name, Message: "the alias points nowhere", Err: err}
+			return nil, &Error{Kind: ErrInvalidEntry, Model: name, Message: "the alias points nowhere", Err: err}
 		}
 		if _, err := follow(name, aliases); err != nil {
-			return err
+			return nil, err
 		}
+	}
+	return config, nil
+}
+
+// Configure replaces the configured entries and aliases, all or none. What was added at run time stays.
+func (p *Provisioner) Configure(ctx context.Context, entries []Entry, aliases map[string]string) error {
+	config, err := checked(entries, aliases)
+	if err != nil {
+		return err
 	}
 	p.mu.Lock()
 	p.config, p.aliases = config, maps.Clone(aliases)

@@ -48,6 +48,9 @@ func (t *task) refused(s Stream, x *exchange, resp *http.Response, cont *continu
 		return t.broke(x, err), false
 	}
 	e := &statusError{worker: x.w.ID, status: resp.StatusCode, message: errorText(body)}
+	if key := x.w.APIKey; key != "" { // the queen's, not the client's
+		e.message = strings.ReplaceAll(e.message, key, "[key]")
+	}
 	out := Outcome{Kind: WorkerFault, Err: e}
 	keep := !resp.Close && resp.StatusCode/100 != 3
 	switch {

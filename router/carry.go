@@ -69,6 +69,9 @@ func (t *task) run(res *reservation) (parked bool) {
 func (t *task) next(res *reservation, v verdict) *reservation {
 	res.release(Outcome{Kind: Internal, Err: v.why}) // only where the attempt had no chance to
 	if !v.again {
+		if v.res.Code == CodeWorkerFailed && v.why != nil { // the client's own words of it are for no log
+			t.r.log.Info("job failed with its worker", "job", t.job.ID, "worker", t.worker.ID, "reason", logText(v.why))
+		}
 		t.finish(v.res)
 		return nil
 	}

@@ -114,6 +114,8 @@ type PollStream interface {
 // PolledBody is a worker's answer that can be read without waiting.
 type PolledBody interface {
 	io.ReadCloser
+	// TryRead is Read where it would not have to wait, else it returns 0 and no error. It may also do so always.
+	TryRead(p []byte) (int, error)
 	// Poll has Read return 0 and no error from now on where it would wait. After Resume, fn is called whenever there may be
 	// more, also after Close, on a goroutine that it must not hold up, until Unpoll. false: this body can't.
 	Poll(fn func()) bool

@@ -350,6 +350,20 @@ func (f *frames) Poll(fn func()) bool {
 	return true
 }
 
+// TryRead implements PolledBody.
+func (f *frames) TryRead(p []byte) (int, error) {
+	if f.polled || f.x.pool.poller == nil {
+		return 0, nil // Read does not wait, or this may be no connection of the system
+	}
+	f.polled, f.dry = true, false
+	n, err := f.streamBody.Read(p)
+	f.polled, f.dry = false, false
+	if n > 0 {
+		f.x.g.touch()
+	}
+	return n, err
+}
+
 // Pause implements PolledBody.
 func (f *frames) Pause() { f.poll.Pause() }
 

@@ -283,6 +283,7 @@ type fakeScheduler struct {
 	observed []Outcome
 	ignore   bool // ignores Exclude
 	evict    []string
+	refuses  error // what a job is told that is to go on elsewhere
 }
 
 func newScheduler(t testing.TB, ws ...*fakeWorker) *fakeScheduler {
@@ -346,6 +347,9 @@ func (s *fakeScheduler) Place(_ context.Context, j *Job) (Placement, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.places++
+	if s.refuses != nil && len(j.Exclude) > 0 {
+		return Placement{}, s.refuses
+	}
 	p, _ := s.find(j)
 	return p, nil
 }

@@ -275,6 +275,15 @@ func TestFault06Hangs(t *testing.T) {
 		}
 		g.free()
 	})
+	t.Run("nobody else may", func(t *testing.T) {
+		a := startWorker(t, "a", ProtocolOpenAI, hangAt(3))
+		g := newRig(t, Options{InterToken: 100 * time.Millisecond}, a)
+		g.sched.refuses = refuse("NO_HIVE_AVAILABLE", 0, nil, "no worker may take the job")
+		if res := g.wait(g.submit(complete(10))); res.Code != CodeWorkerFailed || !strings.Contains(res.Message, "in time") || res.TokensOut != 3 {
+			t.Fatalf("the client is not told what happened to its worker: %+v", res)
+		}
+		g.free()
+	})
 	t.Run("goes on elsewhere", func(t *testing.T) {
 		a, b := two(t, ProtocolOpenAI, hangAt(3))
 		g := newRig(t, Options{InterToken: 100 * time.Millisecond}, a, b)

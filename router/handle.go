@@ -16,14 +16,15 @@ func (h *Handle) ID() string { return h.t.job.ID }
 func (h *Handle) Job() *Job { return h.t.job }
 
 // Carry runs an Inline job on the caller's goroutine, to its end or until it has to wait for another slot. It returns at
-// once for a job that is carried already. A job's submitter calls it, once.
-func (h *Handle) Carry() {
+// once, with false, for a job that is carried already. A job's submitter calls it, once.
+func (h *Handle) Carry() bool {
 	res := h.t.own
 	if res == nil {
-		return
+		return false
 	}
 	h.t.own = nil
 	h.t.carry(res)
+	return true
 }
 
 // Stream is the job's event stream.

@@ -65,18 +65,22 @@ func (t *task) rescue(w *Worker, why error) verdict {
 	case errors.Is(err, errSpent):
 		return verdict{why: why, res: t.spent()}
 	case err != nil:
-		return verdict{why: why, res: t.failure(fmt.Errorf("worker %s failed (%w) and %w", w.ID, why, err), CodeWorkerFailed)}
+		return verdict{why: why, res: t.failure(fmt.Errorf("worker %s failed (%s) and %w", w.ID, logText(why), err), CodeWorkerFailed)}
 	}
 	return v
 }
 
-// lost is the result of a job whose worker failed and that nothing can save.
+// lost is the result of a job whose worker failed and that nothing can save. A worker that fails is not quoted, since its
+// words can repeat a prompt and the record keeps them; but a 500 of several workers is about the request.
 func (t *task) lost(w *Worker, why error) Result {
 	var e *statusError
-	if errors.As(why, &e) {
+	switch {
+	case errors.As(why, &e) && len(t.held) > 1:
 		return t.result(Failed, CodeWorkerFailed, e.Error())
+	case e != nil:
+		return t.result(Failed, CodeWorkerFailed, e.LogText()+"; its own log says why; send the request again")
 	}
-	return t.result(Failed, CodeWorkerFailed, fmt.Sprintf("worker %s failed: %s; send the request again", w.ID, plain(why)))
+	return t.result(Failed, CodeWorkerFailed, fmt.Sprintf("worker %s failed: %s; send the request again", w.ID, logText(why)))
 }
 
 // plain is an error's text without addresses that mean nothing to a client.
@@ -121,8 +125,9 @@ func (t *task) replace(v verdict) *reservation {
 	if err != nil {
 		if t.ctx.Err() != nil {
 			t.finish(t.aborted())
-		} else {
-			t.finish(t.failure(err, CodeInternal))
+		} else { // the client hears why its job failed, not why there is nobody else
+			r.log.Warn("job can't go on elsewhere", "job", t.job.ID, "error", logText(err))
+			t.finish(v.res)
 		}
 		return nil
 	}

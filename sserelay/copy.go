@@ -143,6 +143,9 @@ func (c *copier) run() error {
 		return c.pieces()
 	}
 	c.p = NewParser(c, ParserOptions{MaxLine: c.s.hub.o.MaxLine, MaxEvent: c.s.hub.o.MaxEvent, Before: c.pass})
+	if c.polls != nil {
+		c.p.large, c.p.try = c.s.hub, c.try
+	}
 	return c.events()
 }
 
@@ -430,7 +433,7 @@ func (c *copier) flush() {
 	if c.dirty {
 		c.intake()
 		if !c.s.o.Detached && c.s.watched() { // a detached one's frames are appended, not buffered
-			c.s.hub.flush()
+			c.s.hub.Flush()
 		}
 		c.s.flush(true)
 	}

@@ -15,7 +15,7 @@ type Options struct {
 	WriteTimeout time.Duration             // how long one write to a reader may block, 0 = 30 s
 	HoldHeaders  time.Duration             // how long a reader's headers wait for the first event, 0 = 10 s
 	Ping         time.Duration             // silence after which a comment is sent, 0 = 15 s
-	TakeAfter    time.Duration             // how long an answer must have been coming before it goes on without goroutines, 0 = 25 ms, negative = at once
+	TakeAfter    time.Duration             // how long an answer must have been coming before it goes on without goroutines, 0 = 5 ms, negative = at once
 	Grace        time.Duration             // how long a finished stream without readers stays in memory, 0 = 2 s
 	MaxLine      int                       // longest line of a worker's stream, 0 = 1 MiB
 	MaxEvent     int                       // longest event of a worker's stream, 0 = 2 MiB
@@ -57,6 +57,10 @@ type StreamOptions struct {
 	Recovered bool      // the job was found unfinished at start: its frames so far are read from the journal
 	Model     string    // the model's name as clients know it
 	Created   time.Time // when the job was submitted; zero = now
+	// Format and IncludeUsage are the view of the job's own client where that is a stream of OpenAI's: FormatChat or
+	// FormatCompletion. They are journalled, so that Stream.Asked gives whoever comes later the same chunks.
+	Format       Format
+	IncludeUsage bool
 }
 
 // Hub holds the live streams of a process. Its methods may be called from any goroutine.
@@ -162,8 +166,8 @@ func (h *Hub) Replay(ctx context.Context, job string) (*Stream, error) {
 	return s, nil
 }
 
-// flush lets go of what the journal keeps.
-func (h *Hub) flush() {
+// Flush lets go of what the journal keeps of attached streams: after it, a kill of the process loses none of it.
+func (h *Hub) Flush() {
 	if h.flusher == nil {
 		return
 	}

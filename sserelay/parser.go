@@ -36,9 +36,11 @@ type Parser struct {
 	hungry    bool // the last read filled the buffer: a larger one saves reads
 	bomDone   bool
 	err       error
-	again     bool // Next goes on with the block that it left at errAgain
-	polled    bool // the reader gives nothing and no error instead of waiting
-	lend      *Hub // where buf comes from, when polled
+	again     bool               // Next goes on with the block that it left at errAgain
+	polled    bool               // the reader gives nothing and no error instead of waiting
+	lend      *Hub               // where buf comes from, when polled, or when much came
+	large     *Hub               // the same, before much came
+	try       func(p []byte) int // reads what there is, if anything; nil, or 0: ask Before and wait
 	box       *[]byte
 	dead      error  // a bound was exceeded: nothing more is parsed
 	data      []byte // joined data lines, used when there is more than one
@@ -167,6 +169,15 @@ func (p *Parser) fill() error {
 		p.pos -= p.start
 		p.start = 0
 	}
+	if len(p.buf) == cap(p.buf) && p.large != nil && cap(p.buf) >= firstBuffer && cap(p.buf) < lentBuffer {
+		rest := p.buf[p.start:]
+		p.lend, p.large = p.large, nil
+		p.take()
+		p.buf = append(p.buf, rest...)
+		p.line -= p.start
+		p.pos -= p.start
+		p.start = 0
+	}
 	if len(p.buf) == cap(p.buf) {
 		next := make([]byte, len(p.buf)-p.start, max(firstBuffer, 2*cap(p.buf)))
 		copy(next, p.buf[p.start:])
@@ -174,6 +185,13 @@ func (p *Parser) fill() error {
 		p.line -= p.start
 		p.pos -= p.start
 		p.start = 0
+	}
+	if p.try != nil {
+		if n := p.try(p.buf[len(p.buf):cap(p.buf)]); n > 0 {
+			p.hungry = len(p.buf)+n == cap(p.buf)
+			p.buf = p.buf[:len(p.buf)+n]
+			return nil
+		}
 	}
 	if p.o.Before != nil {
 		p.o.Before()

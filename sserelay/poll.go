@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"time"
 )
 
 // Polled is a body that can be read without waiting.
 type Polled interface {
 	io.ReadCloser
+	// TryRead is Read where it would not have to wait, else it returns 0 and no error. It may also do so always.
+	TryRead(p []byte) (int, error)
 	// Poll has Read return 0 and no error from now on where it would wait. After Resume, fn is called whenever there may be
 	// more, also after Close, on a goroutine that it must not hold up, until Unpoll. false: this body can't.
 	Poll(fn func()) bool
@@ -92,6 +95,26 @@ func (c *copier) pass() {
 	c.flush()
 }
 
+// hurried is how many frames a read brings when the worker is fast.
+const hurried = 4
+
+// try reads more before what came is passed on, where the worker is faster than that: what is passed on together costs less. Other
+// streams have their turn first. What came waits for no more than burst.full.
+func (c *copier) try(p []byte) int {
+	if c.polls == nil || c.burst == nil || len(c.burst.metas) < hurried {
+		return 0
+	}
+	n, _ := c.polls.TryRead(p) // an error comes again
+	if n == 0 {
+		runtime.Gosched()
+		n, _ = c.polls.TryRead(p)
+	}
+	if n > 0 {
+		c.watch.touch()
+	}
+	return n
+}
+
 // ready goes on with a stream whose worker said something. It is the poller's callback.
 func (c *copier) ready() {
 	if c.step() {
@@ -165,7 +188,7 @@ func (h *Hub) passAll() {
 	h.due.Unlock()
 	for _, s := range fed {
 		if s.watched() {
-			h.flush()
+			h.Flush()
 			break
 		}
 	}

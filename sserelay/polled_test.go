@@ -129,8 +129,12 @@ func TestCopyThenEqualsCopy(t *testing.T) {
 	l := newTurns(t)
 	for name, a := range answers() {
 		t.Run(name, func(t *testing.T) {
-			for seed := range uint64(12) {
-				same(t, l, a, rand.New(rand.NewPCG(3, seed)), Options{TakeAfter: -1, Window: 1 << 20, MaxLine: 64 << 10, MaxEvent: 70 << 10})
+			for seed := range uint64(16) {
+				after := time.Duration(-1)
+				if seed >= 12 {
+					after = time.Hour // never polled: what a fast worker says is read together
+				}
+				same(t, l, a, rand.New(rand.NewPCG(3, seed)), Options{TakeAfter: after, Window: 1 << 20, MaxLine: 64 << 10, MaxEvent: 70 << 10})
 				if t.Failed() {
 					t.Fatalf("seed %d", seed)
 				}
@@ -154,6 +158,23 @@ func FuzzCopyThen(f *testing.F) {
 		protocols := []Protocol{Chat, Completion, Execute, Raw}
 		same(t, l, oneAnswer{protocols[int(proto)%len(protocols)], in}, rand.New(rand.NewPCG(seed, 0)), Options{TakeAfter: -1, MaxLine: 2 << 10, MaxEvent: 4 << 10})
 	})
+}
+
+// TestFastWorkerIsReadOn holds that what a fast worker said is passed on together, and a slow one's at once.
+func TestFastWorkerIsReadOn(t *testing.T) {
+	for words, want := range map[int]bool{1: false, 600: true} {
+		s, err := NewHub(nil, Options{TakeAfter: time.Hour}).Open(t.Context(), "j", StreamOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := newPolled(newTurns(t))
+		b.say(execStream(0, strings.Split(strings.Repeat("w,", words), ",")...))
+		b.end()
+		c := <-copyThen(t.Context(), s, b, CopyOptions{Protocol: Execute, ContentType: "text/event-stream"})
+		if c.err != nil || !c.out.Complete || (b.tried > 0) != want {
+			t.Errorf("%d words: read on %d times, want any: %v; %v", words, b.tried, want, c.err)
+		}
+	}
 }
 
 // TestSilentParserHoldsNoBuffer: between two events a polled parser has no memory, in the middle of one it keeps what came.

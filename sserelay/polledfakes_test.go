@@ -90,6 +90,7 @@ type polledBody struct {
 	pauses  int
 	done    bool
 	refuses bool // can't be polled
+	tried   int  // how often TryRead gave something
 }
 
 func newPolled(l *turns) *polledBody { return &polledBody{l: l, grew: make(chan struct{}, 1)} }
@@ -234,4 +235,18 @@ func copyThen(ctx context.Context, s *Stream, b Polled, o CopyOptions) <-chan co
 		}
 	}()
 	return ch
+}
+
+// TryRead gives what there is, as Read does.
+func (b *polledBody) TryRead(p []byte) (int, error) {
+	b.mu.Lock()
+	ready := len(b.data) > 0 && !b.closed && !b.polled
+	if ready {
+		b.tried++
+	}
+	b.mu.Unlock()
+	if !ready {
+		return 0, nil
+	}
+	return b.Read(p)
 }

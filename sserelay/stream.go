@@ -37,8 +37,21 @@ type Stream struct {
 	worker    string
 	node      string
 	ephemeral ephemeral
+	asked     asked
 	restored  uint64                // last frame found in the journal at recovery
 	delivered [FormatRaw + 1]uint64 // per format, the last frame delivered with an id since recovery
+}
+
+// asked is the view of the job's own client; it does not change once the stream is open.
+type asked struct {
+	format Format
+	usage  bool
+}
+
+// Asked gives the view of the job's own client, as StreamOptions named it, in this life or an earlier one; known is false
+// where it was no stream of OpenAI's.
+func (s *Stream) Asked() (f Format, includeUsage, known bool) {
+	return s.asked.format, s.asked.usage, s.asked.format == FormatChat || s.asked.format == FormatCompletion
 }
 
 // writerState is what the writing side knows of the frames so far; guarded by wmu.
@@ -86,7 +99,7 @@ type Result struct {
 
 func newStream(h *Hub, id string, o StreamOptions) *Stream {
 	return &Stream{
-		hub: h, id: id, o: o, next: 1, win: window{base: 1},
+		hub: h, id: id, o: o, asked: asked{o.Format, o.IncludeUsage}, next: 1, win: window{base: 1},
 		idle: make(chan struct{}), done: make(chan struct{}),
 	}
 }
@@ -157,7 +170,7 @@ func (s *Stream) buffer(seq uint64, m Meta, data []byte, wake bool) {
 	if err := s.hub.journal.Buffer(s.id, seq, uint32(m), data); err != nil {
 		s.notJournalled(err)
 	} else if wake && s.watched() {
-		s.hub.flush()
+		s.hub.Flush()
 	}
 }
 
@@ -283,7 +296,10 @@ func (s *Stream) restore(ctx context.Context) error {
 		st.note(m, data)
 		switch {
 		case m.Kind() == KindStarted:
-			s.worker, s.node = st.noteStarted(data)
+			var was asked
+			if s.worker, s.node, was = st.noteStarted(data); was.format != FormatNative {
+				s.asked = was
+			}
 		case m.Terminal() && !s.ended:
 			s.ended = true
 			s.noteTerminal(m, data)

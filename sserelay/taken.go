@@ -30,7 +30,7 @@ var ErrTaken = errors.New("the connection was taken over")
 
 // takeAfter is, by default, how long an answer must have been coming for its connection to be taken over, and its worker's to be polled:
 // a shorter one would not earn what that costs.
-const takeAfter = 25 * time.Millisecond
+const takeAfter = 5 * time.Millisecond
 
 // A reader whose connection was taken over has no goroutine: the writing side serves it, without ever waiting for it; a
 // timer sends its pings; and where it can't be written to at once, a goroutine is started for as long as that lasts.

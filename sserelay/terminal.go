@@ -16,7 +16,9 @@ type startedEvent struct {
 	Node    string `json:"node"`
 	Attempt int    `json:"attempt"`
 	At      string `json:"started_at"`
-	Created int64  `json:"created,omitempty"`
+	Created int64  `json:"created,omitempty"` // what follows is not shown to readers
+	As      string `json:"as,omitempty"`      // chat or completion: what the job's own client reads
+	Usage   bool   `json:"usage,omitempty"`   // and whether it asked for a chunk with the usage
 }
 
 type failEvent struct {
@@ -78,7 +80,13 @@ func (s *Stream) Started(ctx context.Context, workerID, node string, attempt int
 	if created == 0 {
 		created = s.o.Created.Unix()
 	}
-	e := startedEvent{Job: s.id, Model: s.o.Model, Worker: workerID, Node: node, Attempt: attempt, Created: created}
+	e := startedEvent{Job: s.id, Model: s.o.Model, Worker: workerID, Node: node, Attempt: attempt, Created: created, Usage: s.asked.usage}
+	switch s.asked.format {
+	case FormatChat:
+		e.As = "chat"
+	case FormatCompletion:
+		e.As = "completion"
+	}
 	data := e.append(make([]byte, 0, 256))
 	s.mu.Lock()
 	s.worker, s.node = workerID, node
@@ -88,13 +96,19 @@ func (s *Stream) Started(ctx context.Context, workerID, node string, attempt int
 	return s.emit(ctx, newMeta(KindStarted, None, 0, 0), data, true)
 }
 
-func (st *writerState) noteStarted(data []byte) (worker, node string) {
+func (st *writerState) noteStarted(data []byte) (worker, node string, was asked) {
 	var e startedEvent
 	if json.Unmarshal(data, &e) != nil {
-		return "", ""
+		return "", "", was
 	}
 	st.noteAttempt(&e)
-	return e.Worker, e.Node
+	switch e.As {
+	case "chat":
+		was = asked{FormatChat, e.Usage}
+	case "completion":
+		was = asked{FormatCompletion, e.Usage}
+	}
+	return e.Worker, e.Node, was
 }
 
 func (st *writerState) noteAttempt(e *startedEvent) {
@@ -114,6 +128,12 @@ func (e *startedEvent) append(b []byte) []byte {
 	b = append(time.Now().UTC().AppendFormat(append(b, `,"started_at":"`...), stamp), '"')
 	if e.Created != 0 {
 		b = strconv.AppendInt(append(b, `,"created":`...), e.Created, 10)
+	}
+	if e.As != "" {
+		b = quote(append(b, `,"as":`...), e.As)
+		if e.Usage {
+			b = append(b, `,"usage":true`...)
+		}
 	}
 	return append(b, '}')
 }

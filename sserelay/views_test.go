@@ -301,3 +301,37 @@ func TestOnHeadersAndWorker(t *testing.T) {
 		t.Errorf("%v %v", err, w.Header())
 	}
 }
+
+// TestAskedIsKept: what the job's own client reads is known to whoever comes later, in another life too, and shown to nobody.
+func TestAskedIsKept(t *testing.T) {
+	j := NewMemoryJournal(MemoryOptions{})
+	for id, o := range map[string]StreamOptions{"chat": {Format: FormatChat}, "text": {Format: FormatCompletion, IncludeUsage: true}, "task": {}} {
+		s, err := NewHub(j, Options{}).Open(t.Context(), id, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Started(t.Context(), "w", "n", 1); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.End(t.Context(), Result{}); err != nil {
+			t.Fatal(err)
+		}
+		later, err := NewHub(j, Options{}).Replay(t.Context(), id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for life, s := range map[string]*Stream{"its own": s, "a later": later} {
+			f, usage, known := s.Asked()
+			if f != o.Format || usage != o.IncludeUsage || known != (id != "task") {
+				t.Errorf("%s in %s life: %v %t %t", id, life, f, usage, known)
+			}
+		}
+		w := httptest.NewRecorder()
+		if err := later.Serve(t.Context(), w, View{Format: FormatNative}); err != nil {
+			t.Fatal(err)
+		}
+		if out := w.Body.String(); strings.Contains(out, `"as"`) || strings.Contains(out, "usage") || !strings.Contains(out, `"attempt":1,"started_at":`) {
+			t.Errorf("native readers see %s", out)
+		}
+	}
+}

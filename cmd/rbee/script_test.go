@@ -136,7 +136,7 @@ func scrub(ts *testscript.TestScript, _ bool, args []string) {
 		{`job_[0-9a-z]{21}`, "JOB_________________ID"}, {`w-[0-9a-f]{12}`, "WORKER______ID"}, {`127\.0\.0\.1:\d+`, "ADDRESS"},
 		{`\d{4}-\d\d-\d\dT[0-9:.]+Z`, "TIME"}, {`"(pid|memory_free|memory_total|decode_time_ms|snapshot_version|tokens_per_second)": [0-9.]+`, `"$1": 0`},
 		{`"name": "[^"]*"`, `"name": "DEVICE"`}, {`key_[0-9a-z]+|k_[0-9a-z]+`, "KEYID"},
-		{regexp.QuoteMeta(ts.Getenv("WORK")), "$$WORK"}, {`[0-9.]+ (GiB|TiB)( free)?`, "SIZE"}, {` +\n`, "\n"}, {`\b\d+(\.\d+)?s\b`, "AGE"}, {`(\S) {2,}`, "$1  "},
+		{regexp.QuoteMeta(ts.Getenv("WORK")), "$$WORK"}, {`[0-9.]+ [KM]iB( +[0-9.]+ [GT]iB)`, "SIZE$1"}, {`[0-9.]+ (GiB|TiB)( free)?`, "SIZE"}, {` +\n`, "\n"}, {`\b(\d+m)?\d+(\.\d+)?s\b|\b\d+m\b`, "AGE"}, {`(\S) {2,}`, "$1  "},
 	} {
 		text = regexp.MustCompile(r.pattern).ReplaceAllString(text, r.by)
 	}

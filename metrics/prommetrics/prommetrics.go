@@ -80,10 +80,25 @@ func (p *Provider) prometheus(o Options, res *resource.Resource) error {
 	return nil
 }
 
-func (p *Provider) otlp(ctx context.Context, o Options, res *resource.Resource) error {
-	u, err := url.Parse(o.OTLPEndpoint)
+// CheckEndpoint says whether an OTLP endpoint has a form that New takes; "" has.
+func CheckEndpoint(endpoint string) error {
+	if endpoint == "" {
+		return nil
+	}
+	u, err := url.Parse(endpoint)
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return fmt.Errorf("telemetry.otlp_endpoint %q: want http://HOST:PORT or https://HOST:PORT", o.OTLPEndpoint)
+		return fmt.Errorf("telemetry.otlp_endpoint %q: want http://HOST:PORT or https://HOST:PORT", endpoint)
+	}
+	return nil
+}
+
+func (p *Provider) otlp(ctx context.Context, o Options, res *resource.Resource) error {
+	if err := CheckEndpoint(o.OTLPEndpoint); err != nil {
+		return err
+	}
+	u, err := url.Parse(o.OTLPEndpoint)
+	if err != nil {
+		return err
 	}
 	if strings.Trim(u.Path, "/") == "" {
 		u.Path = "/v1/traces"

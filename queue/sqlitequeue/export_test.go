@@ -1,10 +1,14 @@
 package sqlitequeue
 
-import "os"
+import (
+	"os"
+
+	"github.com/queen-rbee/queen-rbee/queue"
+)
 
 // WithSync replaces how the journal syncs files.
 func (o Options) WithSync(fsync func(*os.File) error) Options {
-	o.fsync = fsync
+	o.fsync, o.datasync = fsync, fsync
 	return o
 }
 
@@ -28,4 +32,40 @@ func EncodeFrames(frames [][]byte, metas []uint32) []byte {
 // DecodeFrames is the reverse.
 func DecodeFrames(chunk []byte, fn func(meta uint32, data []byte) error) error {
 	return decodeChunk(chunk, fn)
+}
+
+// TailJobs writes a group of inserted jobs as the tail file has it, and reads it back.
+func TailJobs(b []byte) (again []byte, ok bool) {
+	group, err := parseGroup(b)
+	if err != nil {
+		return nil, false
+	}
+	return appendGroup(nil, group), true
+}
+
+// TailGroup is how the tail file has inserted jobs.
+func TailGroup(recs ...queue.Record) []byte {
+	var group []change
+	for i := range recs {
+		group = append(group, change{kind: queue.OpInsert, rec: &recs[i]})
+	}
+	return appendGroup(nil, group)
+}
+
+// ParseTailGroup is the reverse.
+func ParseTailGroup(b []byte) (out []queue.Record, err error) {
+	group, err := parseGroup(b)
+	for _, c := range group {
+		out = append(out, *c.rec)
+	}
+	return out, err
+}
+
+// Rebundle reads a bundle and writes it.
+func Rebundle(b []byte) (again []byte, ok bool) {
+	err := parseBundle(0, b, func(s bundled) error {
+		again = appendBundled(again, 0, s)
+		return nil
+	})
+	return again, err == nil
 }

@@ -4,8 +4,12 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"reflect"
 	"testing"
+	"time"
+	"unicode/utf8"
 
+	"github.com/queen-rbee/queen-rbee/queue"
 	"github.com/queen-rbee/queen-rbee/queue/sqlitequeue"
 )
 
@@ -62,5 +66,42 @@ func FuzzTail(f *testing.F) {
 		write(t, path+".tail0", b)
 		j := openJournal(t, path, sqlitequeue.Options{})
 		readAll(t, j, "job", 0)
+	})
+}
+
+// FuzzTailGroup reads anything without a panic; what it takes for a group it writes as one that reads the same. A job with any
+// strings comes back as it went.
+func FuzzTailGroup(f *testing.F) {
+	rec := queue.Record{Key: 7, Rank: 9, Job: queue.Job{ID: "job_x", Tenant: "t", Model: "m", State: queue.Running, Attempt: 2, TokensOut: 3, Detached: true,
+		Submitted: time.UnixMicro(1).UTC(), Lease: queue.Lease{Job: "job_x", Holder: "h", Fence: 4, Until: time.UnixMicro(5).UTC()}, Payload: []byte("payload")}}
+	f.Add(sqlitequeue.TailGroup(rec, rec), "a \"b\" \x00\u2028")
+	f.Add([]byte{1, 0, 0, 0, 0, 0}, "")
+	f.Fuzz(func(t *testing.T, b []byte, s string) {
+		if again, ok := sqlitequeue.TailJobs(b); ok {
+			if third, ok := sqlitequeue.TailJobs(again); !ok || !bytes.Equal(third, again) {
+				t.Errorf("%q became %q", again, third)
+			}
+		}
+		if !utf8.ValidString(s) {
+			return // such a job goes to SQLite at once
+		}
+		r := rec
+		r.Tenant, r.ErrorMessage, r.Worker, r.Payload = s, s, s, []byte("p"+s)
+		got, err := sqlitequeue.ParseTailGroup(sqlitequeue.TailGroup(r))
+		if err != nil || len(got) != 1 || !reflect.DeepEqual(got[0], r) {
+			t.Errorf("%+v\n%+v, %v", got, r, err)
+		}
+	})
+}
+
+// FuzzBundle reads anything without a panic; what it reads it writes as it was.
+func FuzzBundle(f *testing.F) {
+	f.Add([]byte{0, 1, 'a', 3, 9, 1, 2, 'x', 'y', 5, 1, 'b', 1, 0, 1, 0})
+	f.Add([]byte{0, 200})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		again, ok := sqlitequeue.Rebundle(b)
+		if third, same := sqlitequeue.Rebundle(again); ok && (!same || !bytes.Equal(third, again)) {
+			t.Errorf("%q became %q", again, third)
+		}
 	})
 }

@@ -48,12 +48,13 @@ type Journal struct {
 	unsettled int
 	closed    bool
 
-	settleMu sync.Mutex // one settling at a time
-	packs    []*pack    // taken out of the streams, not yet in SQLite
-	hurry    chan struct{}
-	once     sync.Once
-	quit     chan struct{}
-	done     chan struct{}
+	settleMu            sync.Mutex // one settling at a time
+	chunkBuf, bundleBuf []byte     // settleMu is held
+	packs               []*pack    // taken out of the streams, not yet in SQLite
+	hurry               chan struct{}
+	once                sync.Once
+	quit                chan struct{}
+	done                chan struct{}
 }
 
 var _ queue.Journal = (*Journal)(nil)
@@ -244,6 +245,9 @@ func (j *Journal) open(ctx context.Context) error {
 	}
 	if err := j.db.w.QueryRowContext(ctx, `SELECT max(coalesce((SELECT max(job) FROM streams), ''),
 		coalesce((SELECT job FROM whole ORDER BY key DESC LIMIT 1), ''))`).Scan(&j.floor); err != nil {
+		return err
+	}
+	if err := j.raiseFloor(ctx); err != nil {
 		return err
 	}
 	res, err := j.db.w.ExecContext(ctx, "INSERT INTO epochs (opened_at) VALUES (?)", j.o.Clock().UnixMicro())

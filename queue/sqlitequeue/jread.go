@@ -37,26 +37,25 @@ func (s *stream) found(epoch uint64) {
 	s.queued, s.first = s.last, s.last+1
 }
 
-// wholeRow reads what the table whole has of a stream.
+// wholeRow reads what the tables of short streams have of one.
 func (j *Journal) wholeRow(ctx context.Context, s *stream, epoch uint64) (bool, error) {
 	key, ok := queue.ParseID(s.job)
 	if !ok {
 		return false, nil
 	}
 	err := j.db.r.QueryRowContext(ctx, `SELECT last, meta, epoch FROM whole WHERE key = ? AND job = ?`, key, s.job).Scan(&s.last, &s.meta, &s.epoch)
-	if errors.Is(err, sql.ErrNoRows) || err != nil {
-		return false, ignoreNone(err)
+	if errors.Is(err, sql.ErrNoRows) {
+		b, _, ok, err := j.bundleOf(ctx, j.db.r, key, s.job)
+		if err != nil || !ok {
+			return false, err
+		}
+		s.last, s.meta, s.epoch = b.last, b.meta, b.epoch
+	} else if err != nil {
+		return false, err
 	}
 	s.known, s.whole = true, true
 	s.found(epoch)
 	return true, nil
-}
-
-func ignoreNone(err error) error {
-	if errors.Is(err, sql.ErrNoRows) {
-		return nil
-	}
-	return err
 }
 
 // view is what memory has of a stream at one moment.
@@ -179,7 +178,11 @@ func (j *Journal) chunks(ctx context.Context, s *stream, after uint64) ([]chunk,
 		c := chunk{first: 1}
 		err := j.db.r.QueryRowContext(ctx, `SELECT data FROM whole WHERE key = ? AND job = ?`, key, s.job).Scan(&c.data)
 		if errors.Is(err, sql.ErrNoRows) {
-			return nil, nil
+			b, _, ok, err := j.bundleOf(ctx, j.db.r, key, s.job)
+			if err != nil || !ok {
+				return nil, typed(j.db.path, err)
+			}
+			return []chunk{{first: 1, data: b.chunk}}, nil
 		}
 		return []chunk{c}, typed(j.db.path, err)
 	}
@@ -291,10 +294,10 @@ func (j *Journal) expired(ctx context.Context, before time.Time) (map[string]int
 	return ids, typed(j.db.path, err)
 }
 
-// forgetWhole deletes expired streams that are one row each.
+// forgetWhole deletes expired short streams.
 func (j *Journal) forgetWhole(ctx context.Context, before time.Time) (total int, err error) {
 	const most = 1000 // rows at once: the writer is not held up for longer
-	for n := most; n == most; total += n {
+	for n := 1; n > 0; total += n {
 		if n, err = j.forgetSome(ctx, before, most); err != nil {
 			return total, err
 		}
@@ -313,6 +316,11 @@ func (j *Journal) forgetSome(ctx context.Context, before time.Time, most int) (n
 		return err
 	}, `DELETE FROM whole WHERE key IN (SELECT key FROM whole WHERE key < ? AND written_at < ? ORDER BY key LIMIT ?) RETURNING job`,
 		queue.KeyBefore(before), before.UnixMicro(), most)
+	if err == nil && len(gone) < most {
+		var more []string
+		more, err = j.forgetBundles(ctx, before, most/maxBundle)
+		gone = append(gone, more...)
+	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	for _, job := range gone {

@@ -53,7 +53,8 @@ type Options struct {
 	// Logger gets what can't be returned; nil discards.
 	Logger *slog.Logger
 
-	fsync func(*os.File) error // tests of power cuts replace it
+	fsync    func(*os.File) error // tests of power cuts replace it
+	datasync func(*os.File) error // likewise
 }
 
 func (o Options) withDefaults() Options {
@@ -75,7 +76,7 @@ func (o Options) withDefaults() Options {
 		o.Clock = queue.SystemClock()
 	}
 	if o.fsync == nil {
-		o.fsync = (*os.File).Sync
+		o.fsync, o.datasync = (*os.File).Sync, datasync
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)

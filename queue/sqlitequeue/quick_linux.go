@@ -47,3 +47,22 @@ func (w *quickWriter) writeAt(f *os.File, b []byte, off int64) (done bool, err e
 	}
 	return w.n == len(b), nil // else the ordinary way says why
 }
+
+// datasync is fdatasync(2).
+func datasync(f *os.File) error {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var errno error
+	if err := raw.Control(func(fd uintptr) {
+		for errno = syscall.Fdatasync(int(fd)); errno == syscall.EINTR; errno = syscall.Fdatasync(int(fd)) {
+		}
+	}); err != nil {
+		return err
+	}
+	if errno != nil {
+		return &os.PathError{Op: "fdatasync", Path: f.Name(), Err: errno}
+	}
+	return nil
+}

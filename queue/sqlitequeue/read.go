@@ -4,6 +4,9 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"maps"
+	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,11 +16,14 @@ import (
 // Load implements queue.Store.
 func (s *Store) Load(ctx context.Context, fn func(queue.Record) error) (queue.Snapshot, error) {
 	var snap queue.Snapshot
-	err := s.load(ctx, &snap, fn)
+	if err := s.flush(ctx); err != nil {
+		s.o.Logger.Warn("sqlitequeue: the newest changes are in the tail file only", "err", err)
+	}
+	err := s.load(ctx, &snap, s.snapshot(), fn)
 	return snap, typed(s.db.path, err)
 }
 
-func (s *Store) load(ctx context.Context, snap *queue.Snapshot, fn func(queue.Record) error) error {
+func (s *Store) load(ctx context.Context, snap *queue.Snapshot, mem map[int64]*held, fn func(queue.Record) error) error {
 	tx, err := s.db.r.BeginTx(ctx, nil)
 	if err != nil {
 		return err
@@ -26,28 +32,33 @@ func (s *Store) load(ctx context.Context, snap *queue.Snapshot, fn func(queue.Re
 	if err := tx.QueryRowContext(ctx, "SELECT coalesce(max(key), 0) FROM jobs").Scan(&snap.MaxKey); err != nil {
 		return err
 	}
-	err = each(ctx, tx, func(r scanner) error {
-		rec, err := scanOne(r)
-		if err != nil {
-			return err
-		}
-		return fn(rec)
-	}, `SELECT `+columns+`, payload FROM jobs WHERE state IN ('queued', 'running') ORDER BY key`)
+	if err := loadUnfinished(ctx, tx, mem, fn); err != nil {
+		return err
+	}
+	sum := map[queue.Tally]int64{}
+	packed, err := countPacks(ctx, tx, sum)
 	if err != nil {
 		return err
 	}
+	for key, h := range mem {
+		snap.MaxKey = max(snap.MaxKey, key)
+		if h.rec.State.Terminal() {
+			sum[tallyOf(&h.rec)]++
+		}
+	}
+	snap.MaxKey = max(snap.MaxKey, packed)
 	err = each(ctx, tx, func(r scanner) error {
 		var t queue.Tally
-		if err := r.Scan(&t.State, &t.Model, &t.Tenant, &t.Priority, &t.N); err != nil {
-			return err
-		}
-		snap.Finished = append(snap.Finished, t)
-		return nil
+		var n int64
+		err := r.Scan(&t.State, &t.Model, &t.Tenant, &t.Priority, &n)
+		sum[t] += n
+		return err
 	}, `SELECT state, model, tenant_id, priority, count(*) FROM jobs WHERE state NOT IN ('queued', 'running')
 		GROUP BY 1, 2, 3, 4`)
 	if err != nil {
 		return err
 	}
+	snap.Finished = flat(sum)
 	return each(ctx, tx, func(r scanner) error {
 		var p queue.Pause
 		if err := r.Scan(&p.Model, &p.Tenant); err != nil {
@@ -56,6 +67,45 @@ func (s *Store) load(ctx context.Context, snap *queue.Snapshot, fn func(queue.Re
 		snap.Pauses = append(snap.Pauses, p)
 		return nil
 	}, `SELECT model, tenant_id FROM pauses`)
+}
+
+// loadUnfinished calls fn for the jobs of the table and of memory that are not over, in the order of keys.
+func loadUnfinished(ctx context.Context, tx *sql.Tx, mem map[int64]*held, fn func(queue.Record) error) error {
+	var born []*held
+	for _, key := range slices.Sorted(maps.Keys(mem)) {
+		if h := mem[key]; h.born && !h.rec.State.Terminal() {
+			born = append(born, h)
+		}
+	}
+	upTo := func(key int64) error {
+		for len(born) > 0 && born[0].rec.Key < key {
+			if err := fn(born[0].rec); err != nil {
+				return err
+			}
+			born = born[1:]
+		}
+		return nil
+	}
+	err := each(ctx, tx, func(r scanner) error {
+		rec, err := scanOne(r)
+		if err != nil {
+			return err
+		}
+		if err := upTo(rec.Key); err != nil {
+			return err
+		}
+		if h := mem[rec.Key]; h != nil {
+			rec = h.over(rec)
+		}
+		if rec.State.Terminal() {
+			return nil
+		}
+		return fn(rec)
+	}, `SELECT `+columns+`, payload FROM jobs WHERE state IN ('queued', 'running') ORDER BY key`)
+	if err != nil {
+		return err
+	}
+	return upTo(math.MaxInt64)
 }
 
 type querier interface {
@@ -79,12 +129,19 @@ func each(ctx context.Context, q querier, fn func(scanner) error, query string, 
 
 // Get implements queue.Store.
 func (s *Store) Get(ctx context.Context, key int64) (queue.Record, error) {
-	return s.row(ctx, `SELECT `+columns+`, payload FROM jobs WHERE key = ?`, key)
+	if r, ok := s.memory(key); ok {
+		return r, nil
+	}
+	r, err := s.current(ctx, `SELECT `+columns+`, payload FROM jobs WHERE key = ?`, key)
+	if errors.Is(err, queue.ErrNotFound) {
+		return s.inPack(ctx, key)
+	}
+	return r, err
 }
 
-// Find implements queue.Store.
+// Find implements queue.Store. A job with an idempotency key is inserted in SQLite itself.
 func (s *Store) Find(ctx context.Context, tenant, idempotencyKey string, since time.Time) (queue.Record, error) {
-	return s.row(ctx, `SELECT `+columns+`, NULL FROM jobs WHERE tenant_id = ? AND idempotency_key = ?
+	return s.current(ctx, `SELECT `+columns+`, NULL FROM jobs WHERE tenant_id = ? AND idempotency_key = ?
 		AND submitted_at >= ?`, tenant, idempotencyKey, since.UnixMicro())
 }
 
@@ -98,29 +155,45 @@ func (s *Store) row(ctx context.Context, query string, args ...any) (queue.Recor
 
 // List implements queue.Store.
 func (s *Store) List(ctx context.Context, f queue.Filter, before int64) ([]queue.Record, error) {
-	var where []string
-	var args []any
-	add := func(cond string, v any) { where, args = append(where, cond), append(args, v) }
-	if before > 0 {
-		add("key < ?", before)
+	mem := s.snapshot()
+	if before <= 0 {
+		before = math.MaxInt64
 	}
+	ask := f
+	ask.Limit += len(mem) // memory knows better of so many rows at most
+	out, err := s.listRows(ctx, ask, before)
+	if err == nil {
+		out, err = s.listPacks(ctx, ask, before, out)
+	}
+	if err != nil {
+		return nil, typed(s.db.path, err)
+	}
+	out = slices.DeleteFunc(out, func(r queue.Record) bool { return mem[r.Key] != nil })
+	for _, h := range mem {
+		if r := h.rec; r.Key < before && matches(f, tallyOf(&r)) {
+			r.Payload = nil
+			out = append(out, r)
+		}
+	}
+	slices.SortFunc(out, descending)
+	return out[:min(len(out), f.Limit)], nil
+}
+
+func (s *Store) listRows(ctx context.Context, f queue.Filter, before int64) (out []queue.Record, err error) {
+	where := []string{"key < ?"}
+	args := []any{before}
 	for cond, v := range map[string]string{"state = ?": string(f.State), "model = ?": f.Model,
 		"tenant_id = ?": f.Tenant, "priority = ?": f.Priority} {
 		if v != "" {
-			add(cond, v)
+			where, args = append(where, cond), append(args, v)
 		}
 	}
-	query := `SELECT ` + columns + `, NULL FROM jobs`
-	if len(where) > 0 {
-		query += ` WHERE ` + strings.Join(where, " AND ")
-	}
-	var out []queue.Record
-	err := each(ctx, s.db.r, func(r scanner) error {
+	err = each(ctx, s.db.r, func(r scanner) error {
 		rec, err := scanOne(r)
 		out = append(out, rec)
 		return err
-	}, query+` ORDER BY key DESC LIMIT ?`, append(args, f.Limit)...)
-	return out, typed(s.db.path, err)
+	}, `SELECT `+columns+`, NULL FROM jobs WHERE `+strings.Join(where, " AND ")+` ORDER BY key DESC LIMIT ?`, append(args, f.Limit)...)
+	return out, err
 }
 
 // Arrivals implements queue.Store.
@@ -129,8 +202,10 @@ func (s *Store) Arrivals(ctx context.Context) ([]queue.Record, error) {
 	if err := s.db.r.QueryRowContext(ctx, `SELECT count(*) FROM arrivals`).Scan(&n); err != nil || n == 0 {
 		return nil, typed(s.db.path, err)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.order.Lock()
+	defer s.order.Unlock()
+	s.writing.Lock()
+	defer s.writing.Unlock()
 	if s.closed {
 		return nil, queue.ErrClosed
 	}

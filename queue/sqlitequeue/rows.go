@@ -17,7 +17,7 @@ const columns = `key, job_id, tenant_id, model, model_ref, priority, state, work
 // statements are prepared once on the writing connection.
 type statements struct {
 	begin, commit, insert, insertEnded, run, wait, end, endScrub *sql.Stmt
-	find, unkey, exists, pause, resume, arrive                   *sql.Stmt
+	find, unkey, exists, pause, resume, arrive, set, pack, ahead *sql.Stmt
 }
 
 func (st *statements) all() map[**sql.Stmt]string {
@@ -45,6 +45,11 @@ func (st *statements) all() map[**sql.Stmt]string {
 		&st.pause:    `INSERT OR IGNORE INTO pauses (model, tenant_id) VALUES (?, ?)`,
 		&st.resume:   `DELETE FROM pauses WHERE model = ? AND tenant_id = ?`,
 		&st.arrive:   `DELETE FROM arrivals`,
+		&st.set: `UPDATE jobs SET state = ?1, worker_id = ?2, node = ?3, attempt = ?4, not_before = ?5, started_at = ?6, first_token_at = ?7,
+			completed_at = ?8, prompt_tokens = ?9, cached_tokens = ?10, tokens_out = ?11, error_code = ?12, error_message = ?13, holder = ?14,
+			fence = ?15, lease_until = ?16, payload = CASE WHEN ?17 THEN NULL ELSE payload END WHERE key = ?18`,
+		&st.pack:  `INSERT INTO packs (first, last, oldest, tallies, data) VALUES (?, ?, ?, ?, ?)`,
+		&st.ahead: `UPDATE ahead SET seq = ?`,
 	}
 }
 

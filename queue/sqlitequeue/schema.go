@@ -56,6 +56,32 @@ func migrations() []string {
 			datetime(nullif(first_token_at, 0) / 1000000.0, 'unixepoch', 'subsec') AS first_token_at,
 			datetime(nullif(completed_at, 0) / 1000000.0, 'unixepoch', 'subsec') AS completed_at,
 			prompt_tokens, tokens_out, error_code, error_message FROM jobs ORDER BY key;`,
+
+		// short jobs that are over, many in a row, as JSON (see packed); and how far the tail file is in here
+		`CREATE TABLE packs (
+			first   INTEGER PRIMARY KEY,
+			last    INTEGER NOT NULL,
+			oldest  INTEGER NOT NULL,
+			tallies TEXT    NOT NULL,
+			data    TEXT    NOT NULL
+		) STRICT;
+		CREATE INDEX packs_last ON packs (last);
+		CREATE INDEX packs_oldest ON packs (oldest);
+		CREATE TABLE ahead (word INTEGER NOT NULL, seq INTEGER NOT NULL) STRICT;
+		INSERT INTO ahead (word, seq) VALUES (random() & 0xffffffff, 0);
+		DROP VIEW job_list;
+		CREATE VIEW job_list AS WITH every AS (SELECT key, job_id, tenant_id, model, priority, state, worker_id, node, attempt, submitted_at,
+			started_at, first_token_at, completed_at, prompt_tokens, tokens_out, error_code, error_message FROM jobs UNION ALL SELECT
+			value->>'k', value->>'id', coalesce(value->>'t', ''), coalesce(value->>'m', ''), value->>'p', value->>'s', coalesce(value->>'w', ''),
+			coalesce(value->>'n', ''), coalesce(value->>'a', 0), value->>'ts', coalesce(value->>'tr', 0), coalesce(value->>'tf', 0),
+			coalesce(value->>'tc', 0), coalesce(value->>'np', 0), coalesce(value->>'no', 0), coalesce(value->>'ec', ''),
+			coalesce(value->>'em', '') FROM packs, json_each(packs.data))
+		SELECT job_id, tenant_id, model, priority, state, worker_id, node, attempt,
+			datetime(submitted_at / 1000000.0, 'unixepoch', 'subsec') AS submitted_at,
+			datetime(nullif(started_at, 0) / 1000000.0, 'unixepoch', 'subsec') AS started_at,
+			datetime(nullif(first_token_at, 0) / 1000000.0, 'unixepoch', 'subsec') AS first_token_at,
+			datetime(nullif(completed_at, 0) / 1000000.0, 'unixepoch', 'subsec') AS completed_at,
+			prompt_tokens, tokens_out, error_code, error_message FROM every ORDER BY key;`,
 	}
 }
 
@@ -91,6 +117,15 @@ func journalMigrations() []string {
 			written_at INTEGER NOT NULL,
 			data       BLOB    NOT NULL
 		) STRICT;`,
+
+		// many of them in a row (see bundle.go)
+		`CREATE TABLE bundles (
+			first      INTEGER PRIMARY KEY,
+			last       INTEGER NOT NULL,
+			written_at INTEGER NOT NULL,
+			data       BLOB    NOT NULL
+		) STRICT;
+		CREATE INDEX bundles_last ON bundles (last);`,
 	}
 }
 

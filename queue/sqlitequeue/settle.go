@@ -87,10 +87,6 @@ func (j *Journal) store(ctx context.Context, packs []*pack) (err error) {
 			err = errors.Join(err, ignoreDone(tx.Rollback()))
 		}
 	}()
-	whole, err := tx.PrepareContext(ctx, `INSERT OR REPLACE INTO whole (key, job, last, meta, epoch, written_at, data) VALUES (?, ?, ?, ?, ?, ?, ?)`)
-	if err != nil {
-		return err
-	}
 	stream, err := tx.PrepareContext(ctx, `INSERT INTO streams (id, job, last, meta, epoch, recovered, recovered_in, written_at)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET last = excluded.last, meta = excluded.meta,
 		epoch = excluded.epoch, recovered = excluded.recovered, recovered_in = excluded.recovered_in,
@@ -104,16 +100,13 @@ func (j *Journal) store(ctx context.Context, packs []*pack) (err error) {
 	}
 	now := j.o.Clock().UnixMicro()
 	var buf []byte
+	var short []*pack
 	for _, p := range packs {
 		if p.s.gone {
 			continue
 		}
 		if p.s.whole {
-			key, _ := queue.ParseID(p.s.job)
-			buf = encodeChunk(buf[:0], p.raw, p.refs)
-			if _, err = whole.ExecContext(ctx, key, p.s.job, p.last, p.meta, p.epoch, now, buf); err != nil {
-				return err
-			}
+			short = append(short, p)
 			continue
 		}
 		if _, err = stream.ExecContext(ctx, p.s.id, p.s.job, p.last, p.meta, p.epoch, p.recovered, p.before, now); err != nil {
@@ -131,6 +124,9 @@ func (j *Journal) store(ctx context.Context, packs []*pack) (err error) {
 			}
 			at = end
 		}
+	}
+	if err = j.storeWhole(ctx, tx, short, now); err != nil {
+		return err
 	}
 	return tx.Commit()
 }
@@ -302,14 +298,14 @@ func (im *importer) flush(ctx context.Context) error {
 	return im.j.store(ctx, packs)
 }
 
-// eraseWhole deletes a stream that is one row.
+// eraseWhole deletes a stream that is one row, or in one.
 func (j *Journal) eraseWhole(ctx context.Context, job string) error {
 	key, ok := queue.ParseID(job)
 	if !ok {
 		return nil
 	}
 	_, err := j.db.w.ExecContext(ctx, "DELETE FROM whole WHERE key = ? AND job = ?", key, job)
-	return err
+	return errors.Join(err, j.eraseBundled(ctx, key, job))
 }
 
 // erase deletes a stream from SQLite.

@@ -5,20 +5,40 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
 	"github.com/queen-rbee/queen-rbee/queue"
 )
 
-// Store is a queue.Store in one SQLite file.
+// Store is a queue.Store in one SQLite file, and a tail file beside it that has the newest changes.
 type Store struct {
-	db *database
-	o  Options
+	db   *database
+	o    Options
+	quit chan struct{}
+	wake chan struct{} // the tail is long
+	done chan struct{}
 
-	mu     sync.Mutex // the writing connection
-	st     statements
+	order  sync.Mutex // changes are made one group after the other
+	tail   *ahead
+	group  []change        // under way
+	staged map[int64]*held // likewise
 	closed bool
+
+	writing sync.Mutex // the writing connection
+	st      statements
+	packBuf []byte
+
+	mu     sync.Mutex
+	fresh  map[int64]*held // what SQLite does not have
+	moving map[int64]*held // what it is being given
+	known  map[int64]guard // unfinished jobs that it has
+	moves  uint64
+	behind bool  // the last move failed: no new job until one succeeds
+	maxKey int64 // above the key of none that it has
+	recent [2]recent
 }
 
 var _ queue.Store = (*Store)(nil)
@@ -71,33 +91,72 @@ func synchronous(d Durability) string {
 }
 
 func newStore(ctx context.Context, db *database, o Options) (*Store, error) {
-	s := &Store{db: db, o: o}
-	if err := s.st.prepare(ctx, db.w); err != nil {
+	s := &Store{db: db, o: o, quit: make(chan struct{}), wake: make(chan struct{}, 1), done: make(chan struct{}), staged: map[int64]*held{}, fresh: map[int64]*held{},
+		known: map[int64]guard{}}
+	if err := s.open(ctx); err != nil {
+		if s.tail != nil {
+			err = errors.Join(err, s.tail.f.Close())
+		}
 		return nil, errors.Join(typed(db.path, err), db.close())
 	}
+	go s.run()
 	return s, nil
 }
 
-// Apply implements queue.Store.
+func (s *Store) open(ctx context.Context) error {
+	if err := s.st.prepare(ctx, s.db.w); err != nil {
+		return err
+	}
+	word, seq, err := s.db.word(ctx)
+	if err != nil {
+		return err
+	}
+	if err := s.db.w.QueryRowContext(ctx, `SELECT max((SELECT coalesce(max(key), 0) FROM jobs), (SELECT coalesce(max(last), 0) FROM packs))`).Scan(&s.maxKey); err != nil {
+		return err
+	}
+	s.recent[0].above, s.recent[1].above = s.maxKey, s.maxKey
+	var sync func(*os.File) error
+	if s.o.Durability == Power {
+		sync = s.o.datasync
+	}
+	if s.tail, err = openAhead(s.db.path+".tail", word, sync); err != nil {
+		return err
+	}
+	if err := syncDir(filepath.Dir(s.db.path), s.o); err != nil {
+		return err
+	}
+	return s.recover(ctx, seq)
+}
+
+// Apply implements queue.Store. What it acknowledged is in the tail file, or in SQLite.
 func (s *Store) Apply(ctx context.Context, ops []*queue.Op) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.order.Lock()
+	defer s.order.Unlock()
 	if s.closed {
 		return queue.ErrClosed
 	}
-	return s.transact(ctx, func(ctx context.Context) error {
-		for _, op := range ops {
-			op.Err = nil
-			if err := s.one(ctx, op); err != nil {
-				return err
-			}
+	ctx = context.WithoutCancel(ctx)
+	if s.tail.size > maxHeld || !plain(ops) || s.lags() && adds(ops) {
+		return s.direct(ctx, ops)
+	}
+	if err := s.stage(ctx, ops); err != nil || len(s.group) == 0 {
+		return err
+	}
+	if err := s.tail.add(s.group); err != nil {
+		return typed(s.tail.f.Name(), err)
+	}
+	s.publish()
+	if s.tail.size > rewindAt {
+		select {
+		case s.wake <- struct{}{}:
+		default:
 		}
-		return nil
-	})
+	}
+	return nil
 }
 
 // transact runs fn in an immediate transaction. A busy database is waited for: another writer is never a caller's
-// trouble. s.mu is held.
+// trouble. writing is held.
 func (s *Store) transact(ctx context.Context, fn func(context.Context) error) error {
 	ctx = context.WithoutCancel(ctx) // a cancelled statement would roll back the others' work
 	for wait := time.Millisecond; ; wait = min(2*wait, 100*time.Millisecond) {
@@ -137,6 +196,12 @@ func (s *Store) one(ctx context.Context, op *queue.Op) error {
 
 func (s *Store) insert(ctx context.Context, op *queue.Op) error {
 	r := &op.Record
+	if s.perhaps(r.Key) {
+		if _, there, err := s.stored(ctx, r.Key); err != nil || there {
+			op.Err = queue.ErrConflict
+			return err
+		}
+	}
 	if r.IdempotencyKey != "" {
 		first, err := scanOne(s.st.find.QueryRowContext(ctx, r.Tenant, r.IdempotencyKey))
 		switch {
@@ -197,53 +262,67 @@ func (s *Store) update(ctx context.Context, op *queue.Op) error {
 	}
 	op.Err = queue.ErrConflict
 	if there == 0 {
-		op.Err = queue.ErrNotFound
+		if _, err = s.inPack(ctx, r.Key); errors.Is(err, queue.ErrNotFound) {
+			op.Err, err = queue.ErrNotFound, nil
+		}
 	}
-	return nil
+	return err
 }
 
 // Purge implements queue.Store.
 func (s *Store) Purge(ctx context.Context, before time.Time, limit int) ([]queue.Tally, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.order.Lock()
+	defer s.order.Unlock()
+	s.writing.Lock()
+	defer s.writing.Unlock()
 	if s.closed {
 		return nil, queue.ErrClosed
 	}
-	var out []queue.Tally
+	if err := s.empty(context.WithoutCancel(ctx)); err != nil {
+		return nil, err
+	}
+	sum := map[queue.Tally]int64{}
 	err := s.transact(ctx, func(ctx context.Context) error {
-		out = nil
-		rows, err := s.db.w.QueryContext(ctx, `DELETE FROM jobs WHERE key IN (SELECT key FROM jobs WHERE key < ?1
+		clear(sum)
+		n := 0
+		err := each(ctx, s.db.w, func(row scanner) error {
+			var t queue.Tally
+			n++
+			err := row.Scan(&t.State, &t.Model, &t.Tenant, &t.Priority)
+			sum[t]++
+			return err
+		}, `DELETE FROM jobs WHERE key IN (SELECT key FROM jobs WHERE key < ?1
 			AND state IN ('complete', 'failed', 'cancelled') AND completed_at < ?2 ORDER BY key LIMIT ?3)
 			RETURNING state, model, tenant_id, priority`, queue.KeyBefore(before), before.UnixMicro(), limit)
 		if err != nil {
 			return err
 		}
-		defer rows.Close()
-		tallies := map[queue.Tally]int64{}
-		for rows.Next() {
-			var t queue.Tally
-			if err := rows.Scan(&t.State, &t.Model, &t.Tenant, &t.Priority); err != nil {
-				return err
-			}
-			tallies[t]++
-		}
-		for t, n := range tallies {
-			t.N = n
-			out = append(out, t)
-		}
-		return rows.Err()
+		return s.purgePacks(ctx, before, limit-n, sum)
 	})
-	return out, err
+	if err != nil {
+		return nil, err
+	}
+	return flat(sum), nil
 }
 
 // Close implements queue.Store.
 func (s *Store) Close() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
+	s.order.Lock()
+	closed := s.closed
+	s.closed = true
+	s.order.Unlock()
+	if closed {
 		return nil
 	}
-	s.closed = true
+	close(s.quit)
+	<-s.done
+	s.order.Lock()
+	defer s.order.Unlock()
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	if err := s.empty(context.Background()); err != nil {
+		s.o.Logger.Error("sqlitequeue: the newest changes stay in the tail file, which the next start reads", "file", s.tail.f.Name(), "err", err)
+	}
 	s.st.close()
-	return typed(s.db.path, s.db.close())
+	return errors.Join(typed(s.db.path, s.db.close()), s.tail.f.Close())
 }

@@ -1,6 +1,7 @@
 package sqlitequeue_test
 
 import (
+	"bytes"
 	"database/sql"
 	"errors"
 	"fmt"
@@ -36,7 +37,7 @@ func mutate(rnd *rand.Rand, b []byte) []byte {
 	return b
 }
 
-// TestFault28TornLog damages the write-ahead log in many ways: what is left is always the first so many commits,
+// TestFault28TornLog damages the job store's tail in many ways: what is left is always the first so many commits,
 // whole, never a panic.
 func TestFault28TornLog(t *testing.T) {
 	ctx := t.Context()
@@ -52,21 +53,25 @@ func TestFault28TornLog(t *testing.T) {
 		}
 		order = append(order, j.ID)
 	}
-	main, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	wal, err := os.ReadFile(path + "-wal")
-	if err != nil {
-		t.Fatal(err)
+	files := map[string][]byte{}
+	for _, suffix := range []string{"", "-wal", ".tail"} {
+		b, err := os.ReadFile(path + suffix)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files[suffix] = b
 	}
 	n, lengths := rounds(40, 500), map[int]bool{}
 	rnd := rand.New(rand.NewPCG(1, 2))
 	dir := t.TempDir()
 	for i := range n {
 		torn := filepath.Join(dir, fmt.Sprint(i, ".db"))
-		write(t, torn, main)
-		write(t, torn+"-wal", mutate(rnd, wal))
+		for suffix, b := range files {
+			if suffix == ".tail" {
+				b = mutate(rnd, bytes.TrimRight(b, "\x00"))
+			}
+			write(t, torn+suffix, b)
+		}
 		s, err := sqlitequeue.Open(ctx, torn, sqlitequeue.Options{})
 		if err != nil {
 			t.Fatalf("mutation %d: %v", i, err)

@@ -29,15 +29,16 @@ type workerList struct {
 }
 
 type jobRecord struct {
-	JobID       string `json:"job_id"`
-	State       string `json:"state"`
-	WorkerID    string `json:"worker_id"`
-	TokensOut   int    `json:"tokens_out"`
-	SubmittedAt string `json:"submitted_at"`
-	StartedAt   string `json:"started_at"`
-	FirstToken  string `json:"first_token_at"`
-	CompletedAt string `json:"completed_at"`
-	Error       *struct {
+	JobID        string `json:"job_id"`
+	State        string `json:"state"`
+	WorkerID     string `json:"worker_id"`
+	TokensOut    int    `json:"tokens_out"`
+	PromptTokens int    `json:"prompt_tokens"`
+	SubmittedAt  string `json:"submitted_at"`
+	StartedAt    string `json:"started_at"`
+	FirstToken   string `json:"first_token_at"`
+	CompletedAt  string `json:"completed_at"`
+	Error        *struct {
 		Code, Message string
 	} `json:"error"`
 }

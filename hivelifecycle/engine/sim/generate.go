@@ -17,6 +17,7 @@ type task struct {
 	n      int    // how many
 	reason string // stop or length
 	full   string // everything that the engine reads: prompt and the answer so far
+	done   string // the end of full that is an answer of the simulator's own: it counts in the tokens that it was made of
 	fault  Fault
 }
 
@@ -34,6 +35,7 @@ func (s *Server) plan(prompt, prefix string, maxTokens *int) (task, error) {
 		t.seed, t.start = hash(hashStart, prompt), count(prefix)
 		if _, ours := s.text.matches(t.seed, prefix); ours {
 			t.n -= t.start
+			t.done = prefix
 		}
 	} else {
 		t.seed, t.start = s.text.split(prompt)
@@ -48,6 +50,14 @@ func (s *Server) plan(prompt, prefix string, maxTokens *int) (task, error) {
 	t.n = max(t.n, 0)
 	t.fault = s.faults.draw()
 	return t, nil
+}
+
+// read is how many tokens the engine reads before it writes one.
+func (t *task) read() int {
+	if t.done == "" {
+		return promptTokens(t.full)
+	}
+	return promptTokens(t.full[:len(t.full)-len(t.done)]) + t.start
 }
 
 // tooLong says whether a task does not fit into the context.
@@ -66,7 +76,7 @@ var (
 // generate holds a slot while it makes the tokens of t. emit is called for each of them and flush after those that
 // were due together, so that a late timer does not lose time.
 func (s *Server) generate(ctx context.Context, t task, emit func(i int, token string), flush func() error) (outcome, error) {
-	out := outcome{prompt: promptTokens(t.full)}
+	out := outcome{prompt: t.read()}
 	s.waiting.Add(1)
 	select {
 	case s.slots <- struct{}{}:

@@ -192,6 +192,9 @@ func TestExecute(t *testing.T) {
 	if a := complete(t, srv, "hello", 4); a.Choices[0].Text != strings.Join(words, "") {
 		t.Errorf("the protocols differ: %q, %q", a.Choices[0].Text, words)
 	}
+	if !strings.Contains(out, `"prompt_tokens":4,`) { // two of hello, two of its own
+		t.Errorf("what a continuation read: %s", out)
+	}
 }
 
 func TestStreamShape(t *testing.T) {

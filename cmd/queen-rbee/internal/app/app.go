@@ -20,7 +20,6 @@ import (
 	"github.com/queen-rbee/queen-rbee/cmd/queen-rbee/internal/compose"
 	"github.com/queen-rbee/queen-rbee/cmd/queen-rbee/internal/config"
 	"github.com/queen-rbee/queen-rbee/monitor/sdnotify"
-	"github.com/queen-rbee/queen-rbee/queue"
 )
 
 // Exit codes.
@@ -34,6 +33,7 @@ const usage = `queen-rbee: one private inference service out of the machines you
 
   queen-rbee [flags]               serve
   queen-rbee [flags] config check  check the configuration and print its effective values, secrets masked
+  queen-rbee [flags] config show   print them without the checks of references, engines and policies
   queen-rbee [flags] migrate       bring the stores up to date and exit
   queen-rbee version
 
@@ -41,7 +41,7 @@ const usage = `queen-rbee: one private inference service out of the machines you
 
 type flags struct {
 	config, addr, dataDir, store, logFormat string
-	leave, restartAudit                     bool
+	leave, restartAudit, version            bool
 	rest                                    []string
 }
 
@@ -58,6 +58,7 @@ func parse(args []string, stderr io.Writer) (*flags, error) {
 	set.StringVar(&f.dataDir, "data-dir", "", "keep everything in `DIR`")
 	set.StringVar(&f.store, "store", "", "store `URL`: sqlite:PATH")
 	set.StringVar(&f.logFormat, "log-format", "", "text or json")
+	set.BoolVar(&f.version, "version", false, "print the version and exit")
 	set.BoolVar(&f.leave, "leave-hives", false, "leave local hives and their workers running at the end, for the next queen to adopt")
 	set.BoolVar(&f.restartAudit, "restart-audit", false, "put an audit log that was tampered with aside, and begin a new one")
 	for {
@@ -101,7 +102,7 @@ func Main(version string, args, environ []string, stdout, stderr io.Writer) int 
 		}
 		command += w
 	}
-	if command == "version" {
+	if command == "version" || f.version {
 		_, _ = fmt.Fprintln(stdout, "queen-rbee", version)
 		return exitOK
 	}
@@ -112,11 +113,12 @@ func Main(version string, args, environ []string, stdout, stderr io.Writer) int 
 	switch command {
 	case "":
 		err = serve(version, cfg, f, stdout, stderr)
-	case "config check", "config show":
-		var text []byte
-		if text, err = cfg.Show(); err == nil {
-			_, err = stdout.Write(text)
+	case "config check":
+		if err = compose.Check(context.Background(), cfg); err == nil {
+			err = show(cfg, stdout)
 		}
+	case "config show":
+		err = show(cfg, stdout)
 	case "migrate":
 		err = migrate(version, cfg, stdout, stderr)
 	default:
@@ -127,6 +129,15 @@ func Main(version string, args, environ []string, stdout, stderr io.Writer) int 
 		return fail(stderr, err)
 	}
 	return exitOK
+}
+
+func show(cfg *config.Config, stdout io.Writer) error {
+	text, err := cfg.Show()
+	if err != nil {
+		return err
+	}
+	_, err = stdout.Write(text)
+	return err
 }
 
 func fail(stderr io.Writer, err error) int {
@@ -158,9 +169,6 @@ func serve(version string, cfg *config.Config, f *flags, stdout, stderr io.Write
 
 	q, err := compose.New(ctx, cfg, compose.Options{Version: version, Log: log, Level: level, LeaveHives: f.leave, RestartAudit: f.restartAudit, OnDrain: m.draining})
 	if err != nil {
-		if errors.Is(err, queue.ErrLocked) {
-			return fmt.Errorf("%w: stop that queen first, or give this one a --data-dir of its own", err)
-		}
 		return err
 	}
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", cfg.Listen)
@@ -191,9 +199,20 @@ func serve(version string, cfg *config.Config, f *flags, stdout, stderr io.Write
 		}
 	}()
 	return q.Run(ctx, listener, func() {
-		_, _ = fmt.Fprintf(stdout, "ready http://%s\n", listener.Addr())
+		_, _ = fmt.Fprintf(stdout, "ready http://%s\n", shown(cfg.Listen, listener.Addr()))
 		m.serving(listener.Addr(), q.Alive)
 	})
+}
+
+// shown is the address for the ready line: the host as it was configured, where it is an address for all interfaces, which
+// the system writes in its own way, and the port that it became.
+func shown(configured string, got net.Addr) string {
+	host, _, err := net.SplitHostPort(configured)
+	_, port, gotErr := net.SplitHostPort(got.String())
+	if ip := net.ParseIP(host); err != nil || gotErr != nil || ip == nil || !ip.IsUnspecified() {
+		return got.String()
+	}
+	return net.JoinHostPort(host, port)
 }
 
 // profile serves Go's profiles on the loopback address that RBEE_PPROF names, for whoever looks into the queen's costs.

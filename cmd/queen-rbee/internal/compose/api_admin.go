@@ -3,7 +3,9 @@ package compose
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
+	"time"
 
 	"github.com/queen-rbee/queen-rbee/admission"
 	"github.com/queen-rbee/queen-rbee/auth"
@@ -23,7 +25,7 @@ var _ httpserver.Authenticator = (*authDoor)(nil)
 func (a *authDoor) Authenticate(ctx context.Context, r *http.Request) (httpserver.Identity, error) {
 	id, err := a.g.Authenticate(ctx, r)
 	if err != nil {
-		return httpserver.Identity{}, err
+		return httpserver.Identity{}, plain(err)
 	}
 	if r.Method != http.MethodPost { // admission itself checks jobs; lists show what the tenant may use
 		if t, ok := a.adm.Tenant(id.Tenant); ok {
@@ -42,7 +44,7 @@ var _ httpserver.Keys = (*keysAPI)(nil)
 func (a *keysAPI) Create(ctx context.Context, n httpserver.NewKey) (httpserver.Key, error) {
 	k, secret, err := a.k.Create(ctx, actor(ctx), auth.Request{Tenant: n.TenantID, Label: n.Label, Scope: auth.Scope(n.Scope), Models: n.Models, ExpiresAt: n.ExpiresAt})
 	if err != nil {
-		return httpserver.Key{}, err
+		return httpserver.Key{}, plain(err)
 	}
 	out := keyRecord(k)
 	out.Secret = secret
@@ -60,7 +62,22 @@ func (a *keysAPI) List(context.Context) ([]httpserver.Key, error) {
 
 // Revoke implements httpserver.Keys.
 func (a *keysAPI) Revoke(ctx context.Context, id string) error {
-	return a.k.Revoke(ctx, actor(ctx), id)
+	return plain(a.k.Revoke(ctx, actor(ctx), id))
+}
+
+// spoken is a refusal of auth without the module's name: clients read it.
+type spoken struct{ refusal *auth.Error }
+
+func (e spoken) Error() string             { return e.refusal.Message }
+func (e spoken) Unwrap() error             { return e.refusal }
+func (e spoken) Code() string              { return e.refusal.Code() }
+func (e spoken) RetryAfter() time.Duration { return e.refusal.RetryAfter() }
+
+func plain(err error) error {
+	if e := (*auth.Error)(nil); errors.As(err, &e) {
+		return spoken{e}
+	}
+	return err
 }
 
 func keyRecord(k auth.Key) httpserver.Key {

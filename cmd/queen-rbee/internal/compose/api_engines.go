@@ -28,7 +28,7 @@ func (a pagesAPI) Page(_ context.Context, id string) (httpserver.Page, error) {
 	if !ok {
 		return httpserver.Page{}, errNoWorker
 	}
-	if _, external := a.f.externals[id]; external {
+	if _, external := (*a.f.externals.Load())[id]; external {
 		return httpserver.Page{}, &codedError{code: "CONFLICT", msg: "worker " + id + " belongs to an external server: open its own address"}
 	}
 	host := w.Address

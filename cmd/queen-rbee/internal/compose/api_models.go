@@ -218,6 +218,9 @@ func (a *modelsAPI) Put(ctx context.Context, name string, raw json.RawMessage) (
 			return httpserver.Model{}, &codedError{code: "INVALID_REQUEST", msg: "engine " + strconv.Quote(m.Engine) + " is not known here: name one of those that GET /v2/engines lists, or add it to the configuration"}
 		}
 	}
+	if err := knownEngine(name, m.Engine, *a.f.engines.Load()); err != nil {
+		return httpserver.Model{}, err
+	}
 	if err := a.c.prov.Put(ctx, modelEntry(name, m)); err != nil {
 		return httpserver.Model{}, err
 	}

@@ -37,7 +37,7 @@ func (e *examiner) Checks(ctx context.Context) ([]httpserver.Check, error) {
 
 func (e *examiner) facts() doctor.Facts {
 	q := e.q
-	f := doctor.Facts{DataDir: q.cfg.DataDir, Listen: q.cfg.Listen, Loopback: auth.IsLoopback(q.cfg.Listen), Keys: q.keys.Any(), Failed: map[string]string{}, Engines: map[string]string{}}
+	f := doctor.Facts{DataDir: q.cfg.DataDir, Listen: q.listening(), Loopback: auth.IsLoopback(q.cfg.Listen), Keys: q.keys.Any(), Failed: map[string]string{}, Engines: map[string]string{}}
 	var st syscall.Statfs_t
 	if f.DiskErr = syscall.Statfs(q.cfg.DataDir, &st); f.DiskErr == nil {
 		f.DiskFree = int64(st.Bavail) * int64(st.Bsize)
@@ -66,7 +66,7 @@ func (e *examiner) facts() doctor.Facts {
 	for _, m := range q.prov.Entries() {
 		name := q.fleet.engine(m).Name
 		for _, b := range engine.Builtin() { // hives tell of these, not of the operator's own
-			if _, own := q.cfg.Engines[name]; b.Name == name && !own && !strings.HasPrefix(m.Ref, "external:") {
+			if _, own := (*q.fleet.engines.Load())[name]; b.Name == name && !own && !strings.HasPrefix(m.Ref, "external:") {
 				f.Engines[name] = m.Name
 			}
 		}

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -40,25 +41,15 @@ type fleet struct {
 	mon       *monitor.Monitor
 	met       *metrics.Instruments
 	causes    *causes
-	engines   map[string]config.Engine
-	externals map[string]external // by worker id
+	engines   atomic.Pointer[map[string]config.Engine]
+	externals atomic.Pointer[map[string]external] // by worker id
+	others    chan struct{}                       // closed, and replaced, when externals change; under mu
+	mu        sync.Mutex
 	inFlight  func(workerID string) int
 	dialer    net.Dialer
 	lines     lines
 	// nearGuests: workers that others registered may be on this machine
 	nearGuests bool
-}
-
-// external is a worker at a server that the queen does not own.
-type external struct {
-	host    string
-	address string // host, with the path that it stands behind
-	tls     bool
-	model   string // its name there
-	apiKey  string
-	worker  registry.Worker
-	health  string
-	spec    config.External
 }
 
 var errNoWorker = &codedError{code: "WORKER_NOT_FOUND", msg: "no worker has this id: GET /v2/workers/list lists them"}
@@ -92,7 +83,7 @@ func (f *fleet) worker(id string) (router.Worker, bool) {
 		}
 	}
 	w := router.Worker{ID: id, Node: rec.Node, Address: address, Protocol: rec.Protocol, Slots: rec.SlotsTotal}
-	if x, ok := f.externals[id]; ok {
+	if x, ok := (*f.externals.Load())[id]; ok {
 		w.Address, w.Model, w.APIKey = x.address, x.model, x.apiKey
 		w.Capabilities.Prefill = x.spec.Prefill
 		w.Capabilities.CancelCall = rec.Protocol == router.ProtocolExecute
@@ -185,7 +176,7 @@ func (x *line) Close() error {
 }
 
 func (f *fleet) dial(ctx context.Context, w router.Worker) (net.Conn, error) {
-	if x, ok := f.externals[w.ID]; ok {
+	if x, ok := (*f.externals.Load())[w.ID]; ok {
 		if x.tls {
 			host, _, _ := net.SplitHostPort(x.host)
 			d := tls.Dialer{NetDialer: &f.dialer, Config: &tls.Config{ServerName: host, MinVersion: tls.VersionTLS12}}
@@ -318,8 +309,13 @@ func (f *fleet) engine(e provisioner.Entry) hiveapi.EngineSpec {
 	if name == "" {
 		name = defaultEngine(e.Ref)
 	}
+	return engineSpec(name, *f.engines.Load())
+}
+
+// engineSpec is a configured engine as hives understand it, or a built-in one's name.
+func engineSpec(name string, own map[string]config.Engine) hiveapi.EngineSpec {
 	spec := hiveapi.EngineSpec{Name: name}
-	if c, ok := f.engines[name]; ok {
+	if c, ok := own[name]; ok {
 		spec.Command, spec.Env, spec.Protocol, spec.Health, spec.Slots = c.Command, c.Env, c.Protocol, c.Health, c.Slots
 		spec.ReadyTimeout, spec.Stop, spec.Adapter, spec.ModelName = hiveapi.Duration(c.ReadyTimeout), c.Stop, c.Adapter, c.ModelName
 		if c.Prefill || len(c.Paths) > 0 {
@@ -344,7 +340,7 @@ func (f *fleet) serves(e provisioner.Entry, path string) error {
 			could = append(could, b.Name)
 		}
 	}
-	for name, c := range f.engines {
+	for name, c := range *f.engines.Load() {
 		if slices.Contains(c.Paths, path) {
 			could = append(could, name)
 		}
@@ -449,38 +445,4 @@ func (f *fleet) stopWorker(ctx context.Context, id string, drain bool) error {
 			return fmt.Errorf("worker %s did not end in time: %w", id, ctx.Err())
 		}
 	}
-}
-
-// newExternals turns the configured servers into workers, one for each model that they serve.
-func newExternals(list []config.External) map[string]external {
-	out := map[string]external{}
-	for _, e := range list {
-		u, err := url.Parse(e.URL)
-		if err != nil {
-			continue // checked by config
-		}
-		host := u.Host
-		if u.Port() == "" {
-			host = net.JoinHostPort(u.Hostname(), map[string]string{"http": "80", "https": "443"}[u.Scheme])
-		}
-		for name, there := range e.Models {
-			id := e.Name
-			if len(e.Models) > 1 {
-				id += "-" + name
-			}
-			out[id] = external{host: host, address: behind(host, u), tls: u.Scheme == "https", model: there, apiKey: e.APIKey, health: e.Health, spec: e,
-				worker: registry.Worker{ID: id, Model: name, ModelRef: "external:" + e.Name + "/" + there, Engine: "external", Protocol: e.Protocol,
-					Address: e.URL, State: registry.WorkerIdle, SlotsTotal: e.Slots, SlotsFree: e.Slots, External: true, StartedAt: time.Now(),
-					Capabilities: append([]string{"chat", "completions", "embeddings"}, e.Paths...)}}
-		}
-	}
-	return out
-}
-
-// behind is the address of a server as the router wants it: the host, within a URL where the server stands behind a path.
-func behind(host string, u *url.URL) string {
-	if strings.Trim(u.Path, "/") == "" {
-		return host
-	}
-	return "http://" + host + u.EscapedPath()
 }

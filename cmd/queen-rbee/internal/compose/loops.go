@@ -1,9 +1,9 @@
 package compose
 
 import (
+	"cmp"
 	"context"
 	"fmt"
-	"net"
 	"net/http"
 	"sync"
 	"time"
@@ -128,59 +128,20 @@ func (q *Queen) want(ctx context.Context, w scheduler.Want) {
 	}
 }
 
-// probeExternals asks the servers that the queen does not own whether they are well.
-func (q *Queen) probeExternals(ctx context.Context) error {
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	for id, x := range q.fleet.externals {
-		if x.health == "" {
-			continue
-		}
-		wg.Go(func() {
-			client := &http.Client{Timeout: 3 * time.Second, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-				Transport: &http.Transport{DialContext: (&net.Dialer{Timeout: 2 * time.Second}).DialContext, DisableKeepAlives: true}}
-			misses := 0
-			for {
-				if q.probe(ctx, client, x) == nil {
-					if misses >= 2 {
-						_ = q.reg.SetWorkerState(id, registry.WorkerIdle, "")
-					}
-					misses = 0
-				} else if misses++; misses == 2 {
-					_ = q.reg.SetWorkerState(id, registry.WorkerFailed, "does not answer "+x.spec.URL+x.health)
-				}
-				select {
-				case <-ctx.Done():
-					return
-				case <-time.After(3 * time.Second):
-				}
-			}
-		})
+// used is what a job took by its record. A prompt was read when the answer began, whether or not the answer came to its
+// end, where the worker would have counted it; before that nothing was served.
+func used(complete bool, firstToken time.Time, prompt, output int) admission.Usage {
+	if !complete && firstToken.IsZero() {
+		prompt = 0
 	}
-	return nil
-}
-
-func (q *Queen) probe(ctx context.Context, client *http.Client, x external) error {
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, x.spec.URL+x.health, nil)
-	if err != nil {
-		return err
-	}
-	res, err := client.Do(r)
-	if err != nil {
-		return err
-	}
-	_ = res.Body.Close()
-	if res.StatusCode >= 500 {
-		return fmt.Errorf("status %d", res.StatusCode)
-	}
-	return nil
+	return admission.Usage{Prompt: int64(prompt), Output: int64(output)}
 }
 
 // done settles what the other modules know of a job, once, at its end.
 func (q *Queen) done(j *router.Job, r router.Result) {
 	e := q.live.drop(j.ID)
 	if e != nil && e.grant != nil {
-		e.grant.Settle(admission.Usage{Prompt: int64(r.PromptTokens), Output: int64(r.TokensOut)})
+		e.grant.Settle(used(r.State == router.Complete, r.FirstToken, cmp.Or(r.PromptTokens, j.PromptTokens), r.TokensOut))
 	}
 	if e != nil {
 		q.keeps.set(r.Worker, e.keep)
@@ -238,7 +199,7 @@ func (q *Queen) served(ctx context.Context) ([]admission.Served, error) {
 		for _, r := range recs {
 			if r.State.Terminal() && r.Completed.After(since) {
 				out = append(out, admission.Served{ID: r.ID, Tenant: r.Tenant, At: r.Completed,
-					Usage: admission.Usage{Prompt: int64(r.PromptTokens), Output: int64(r.TokensOut)}})
+					Usage: used(r.State == queue.Complete, r.FirstToken, r.PromptTokens, r.TokensOut)})
 			}
 		}
 		if len(recs) < page || recs[page-1].Submitted.Before(since.Add(-time.Hour)) {
@@ -275,7 +236,7 @@ func (w *waits) estimate(model string, waiting, slots int) time.Duration {
 
 // load is the state of the line for admission.
 func (q *Queen) load(model string) admission.Load {
-	l := admission.Load{Max: q.cfg.Queue.Max, Waiting: q.q.Waiting("")}
+	l := admission.Load{Max: q.cfg.Queue.Max, Waiting: q.q.Waiting(""), Took: q.wait.estimate(model, 1, 1)}
 	l.Idle = l.Waiting == 0
 	if !l.Idle {
 		l.Wait = q.wait.estimate(model, q.q.Waiting(model), q.src.slots(model))

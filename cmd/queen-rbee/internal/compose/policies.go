@@ -229,14 +229,19 @@ var _ httpserver.Targets = (*targets)(nil)
 
 // Targets implements httpserver.Targets.
 func (t *targets) Targets(context.Context) ([]httpserver.Target, error) {
-	address := t.q.cfg.Listen
-	if a := t.q.address.Load(); a != nil {
-		address = *a
-	}
+	address := t.q.listening()
 	return []httpserver.Target{
 		{Targets: []string{address}, Labels: map[string]string{"__metrics_path__": "/metrics", "job": "queen"}},
 		{Targets: []string{address}, Labels: map[string]string{"__metrics_path__": "/metrics/engines", "job": "engines"}},
 	}, nil
+}
+
+// listening is the address that the queen is reached at: before she serves, the configured one.
+func (q *Queen) listening() string {
+	if a := q.address.Load(); a != nil {
+		return *a
+	}
+	return q.cfg.Listen
 }
 
 // reachable is the address under which others find a listener: this machine's name where it listens everywhere.

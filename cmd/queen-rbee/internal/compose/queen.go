@@ -53,7 +53,7 @@ type Options struct {
 
 // Queen is the whole program. Make one with New, run it with Run.
 type Queen struct {
-	cfg *config.Config
+	cfg *config.Config // as it was at the start; Reload changes what it can beside it
 	o   Options
 	log *slog.Logger
 
@@ -88,6 +88,7 @@ type Queen struct {
 	policies *policies
 	retry    *retry.Retrier
 	poll     *poll.Loop // nil where the system has none
+	hives    atomic.Pointer[[]config.Hive]
 
 	life     context.Context // ends when everything has to stop
 	kill     context.CancelFunc
@@ -108,6 +109,9 @@ func New(ctx context.Context, cfg *config.Config, o Options) (_ *Queen, err erro
 			q.close()
 		}
 	}()
+	if err = Check(ctx, cfg); err != nil {
+		return nil, err
+	}
 	if err = os.MkdirAll(cfg.DataDir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the data directory: %w", err)
 	}
@@ -161,14 +165,7 @@ func (q *Queen) newAccess(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	for name, l := range q.cfg.Limits {
-		if name != "default" {
-			if err := q.adm.SetTenant(ctx, admission.Tenant{ID: name, Limits: limits(l)}); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
+	return q.setLimits(ctx, q.cfg)
 }
 
 func limits(l config.Limits) admission.Limits {
@@ -197,17 +194,12 @@ func (q *Queen) newFleet(ctx context.Context) (err error) {
 		return err
 	}
 	q.fleet = &fleet{log: q.log, reg: q.reg, links: q.links, manager: q.manager, src: q.src, mon: q.mon, met: q.met, causes: &causes{},
-		engines: q.cfg.Engines, externals: newExternals(q.cfg.Externals), nearGuests: auth.IsLoopback(q.cfg.Listen)}
-	for _, x := range q.fleet.externals {
-		if err := q.reg.PutWorker(x.worker); err != nil {
-			return fmt.Errorf("external %s: %w", x.worker.ID, err)
-		}
+		nearGuests: auth.IsLoopback(q.cfg.Listen)}
+	q.fleet.engines.Store(&q.cfg.Engines)
+	if err = q.fleet.setExternals(q.cfg.Externals); err != nil {
+		return err
 	}
-	entries := make([]provisioner.Entry, 0, len(q.cfg.Models))
-	for name, m := range q.cfg.Models {
-		entries = append(entries, modelEntry(name, m))
-	}
-	q.prov, err = provisioner.New(ctx, &provHives{f: q.fleet, listen: q.listenNear}, q.stores.models, provisioner.Options{Entries: entries, Aliases: q.cfg.Aliases, Logger: q.log,
+	q.prov, err = provisioner.New(ctx, &provHives{f: q.fleet, listen: q.listenNear}, q.stores.models, provisioner.Options{Entries: modelEntries(q.cfg), Aliases: q.cfg.Aliases, Logger: q.log,
 		Token: hubToken, Retry: q.retry.Do, Pin: newModelHub().pin, Inspect: inspect})
 	if err != nil {
 		return err
@@ -221,12 +213,13 @@ func (q *Queen) newFleet(ctx context.Context) (err error) {
 	q.src.pool = q.mon.Pool
 	q.src.restarting = func(id string) bool { w, ok := q.links.known(id); return ok && w.Restarting }
 	q.src.refresh()
-	return q.putHives(ctx)
+	return q.putHives(ctx, *q.cfg.Hives)
 }
 
 // putHives writes the configured hives into the registry; what it already knows of them stays.
-func (q *Queen) putHives(ctx context.Context) error {
-	for _, h := range *q.cfg.Hives {
+func (q *Queen) putHives(ctx context.Context, hives []config.Hive) error {
+	q.hives.Store(&hives)
+	for _, h := range hives {
 		rec := registry.Hive{Name: h.Name, Mode: h.Mode, Address: h.Address, Labels: h.Labels, Budget: h.Budget, Status: registry.StatusStarting}
 		if h.Mode == registry.ModeNetwork {
 			t, err := sshTarget(h)
@@ -433,47 +426,3 @@ func (q *Queen) drain() {
 
 // Close releases a queen that is not run.
 func (q *Queen) Close() { q.close() }
-
-// Reload takes over what may change while the queen runs: models, aliases, tenants' limits and hives that are new.
-func (q *Queen) Reload(ctx context.Context, cfg *config.Config) error {
-	entries := make([]provisioner.Entry, 0, len(cfg.Models))
-	for name, m := range cfg.Models {
-		entries = append(entries, modelEntry(name, m))
-	}
-	if err := q.prov.Configure(ctx, entries, cfg.Aliases); err != nil {
-		return err
-	}
-	q.catalog.aliases.Store(&cfg.Aliases)
-	for name, l := range cfg.Limits {
-		if name == "default" {
-			continue
-		}
-		if err := q.adm.SetTenant(ctx, admission.Tenant{ID: name, Limits: limits(l)}); err != nil {
-			return err
-		}
-	}
-	old := map[string]bool{}
-	for _, h := range *q.cfg.Hives {
-		old[h.Name] = true
-	}
-	q.cfg.Hives = cfg.Hives
-	if err := q.putHives(ctx); err != nil {
-		return err
-	}
-	for _, h := range *cfg.Hives {
-		if !old[h.Name] {
-			q.wg.Go(func() {
-				if err := q.startHive(q.life, h.Name); err != nil {
-					q.log.Error("hive does not start", "node", h.Name, "error", err)
-				}
-			})
-		}
-	}
-	q.src.refresh()
-	if q.o.Level != nil {
-		_ = q.o.Level.UnmarshalText([]byte(cfg.Log.Level)) // checked by config
-		q.links.setLevel(cfg.Log.Level)
-	}
-	q.log.Info("configuration reloaded", "log_level", cfg.Log.Level)
-	return nil
-}

@@ -122,6 +122,16 @@ func decodePayload(q *queue.Job) (*router.Job, error) {
 	return j, nil
 }
 
+// wantsUsage reads from the body of a stored request whether its stream has a chunk with the usage.
+func wantsUsage(body []byte) bool {
+	var r struct {
+		O struct {
+			IncludeUsage bool `json:"include_usage"`
+		} `json:"stream_options"`
+	}
+	return json.Unmarshal(body, &r) == nil && r.O.IncludeUsage
+}
+
 // Submit implements router.Queue.
 func (d *queueDoor) Submit(j *router.Job, running bool, worker, node string) (router.Pending, error) {
 	data, err := encodePayload(j)
@@ -265,7 +275,7 @@ func (d *queueDoor) jobs(ctx context.Context, list []queue.Job) []*router.Job {
 			}
 			continue
 		}
-		e := &entry{job: j}
+		e := &entry{job: j, usage: j.Stream && wantsUsage(j.Body)}
 		e.setLease(list[i].Lease)
 		j.Aux = &work{entry: e}
 		d.live.put(j.ID, e)

@@ -54,7 +54,7 @@ func (q *Queen) networkConfig(h *registry.Hive) hivelifecycle.NetworkConfig {
 	if h.SSH != nil {
 		n.Target = hivelifecycle.SSHTarget{User: h.SSH.User, Host: h.SSH.Host, Port: h.SSH.Port, Identity: h.SSH.Identity, HostKey: h.SSH.HostKey, KnownHosts: string(remote.Strict)}
 	}
-	for _, c := range *q.cfg.Hives {
+	for _, c := range *q.hives.Load() {
 		if c.Name == h.Name && c.KnownHosts != "" {
 			n.Target.KnownHosts = c.KnownHosts
 		}

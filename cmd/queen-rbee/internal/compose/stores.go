@@ -51,6 +51,9 @@ func openStores(ctx context.Context, store, dataDir, address string, log *slog.L
 			s.close()
 		}
 	}()
+	if strings.HasSuffix(address, ":0") {
+		address = "" // a port of the system's choosing: this says nothing to whoever finds the files locked
+	}
 	o := sqlitequeue.Options{Address: address, Logger: log}
 	if s.jobs, err = sqlitequeue.Open(ctx, jobs, o); err != nil {
 		return nil, err

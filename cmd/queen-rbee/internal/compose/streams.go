@@ -37,11 +37,19 @@ type stream struct {
 
 // Open implements router.Streams.
 func (s *streams) Open(j *router.Job, recovered bool) (router.Stream, error) {
-	st, err := s.hub.Open(context.Background(), j.ID, sserelay.StreamOptions{Detached: j.Detached, Recovered: recovered, Model: j.Model, Created: j.Submitted})
+	e := entryOf(j)
+	o := sserelay.StreamOptions{Detached: j.Detached, Recovered: recovered, Model: j.Model, Created: j.Submitted, IncludeUsage: e != nil && e.usage}
+	switch {
+	case !j.Stream:
+	case j.Surface == router.Chat:
+		o.Format = sserelay.FormatChat
+	case j.Surface == router.Completion:
+		o.Format = sserelay.FormatCompletion
+	}
+	st, err := s.hub.Open(context.Background(), j.ID, o)
 	if err != nil {
 		return nil, err
 	}
-	e := entryOf(j)
 	if e != nil {
 		e.stream = st
 	}
@@ -83,9 +91,10 @@ func (s *stream) copyOptions(o router.CopyOptions) sserelay.CopyOptions {
 	return co
 }
 
-// hold keeps the first byte back until the job is stored.
+// hold keeps the first byte back until the job is stored. Readers of a job that is neither streamed nor detached wait for
+// the store themselves.
 func (s *stream) hold(ctx context.Context) error {
-	if s.entry == nil || s.entry.commit == nil {
+	if s.entry == nil || s.entry.commit == nil || !s.job.Stream && !s.job.Detached {
 		return nil
 	}
 	return s.entry.commit.Wait(ctx)
@@ -93,10 +102,8 @@ func (s *stream) hold(ctx context.Context) error {
 
 // Body implements router.Stream.
 func (s *stream) Body(ctx context.Context, status int, header http.Header, body []byte) (router.Outcome, error) {
-	if s.job.Stream || s.job.Detached { // the readers of any other job wait for the store themselves
-		if err := s.hold(ctx); err != nil {
-			return router.Outcome{}, err
-		}
+	if err := s.hold(ctx); err != nil {
+		return router.Outcome{}, err
 	}
 	p := sserelay.Raw
 	switch s.job.Surface {

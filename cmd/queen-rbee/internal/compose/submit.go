@@ -59,7 +59,7 @@ func (s *submitter) Submit(ctx context.Context, r *httpserver.Request) (httpserv
 		Node: r.Node, Surface: surfaces[r.Surface], Path: r.Path, Body: r.Body, ContentType: r.ContentType, Prompt: r.Prompt, Stream: r.Stream,
 		Inline: !r.Stream && !r.Detach, Detached: r.Detach, Deadline: r.Deadline, Submitted: time.Now(), PromptTokens: prompt, MaxTokens: r.MaxTokens,
 		IdempotencyKey: r.IdempotencyKey, CorrelationID: r.CorrelationID, Traceparent: r.Traceparent, Strip: entry0.Strip, Set: rawValues(entry0.Set)}
-	e := &entry{job: j, grant: grant, fingerprint: r.BodyHash, keep: r.KeepAlive, trace: s.trace(j, begin)}
+	e := &entry{job: j, grant: grant, fingerprint: r.BodyHash, usage: r.IncludeUsage, keep: r.KeepAlive, trace: s.trace(j, begin)}
 	e.trace.Child(metrics.SpanAdmit, begin, j.Submitted, nil, "tenant", j.Tenant)
 	j.Aux = &work{entry: e}
 	s.live.put(id, e)
@@ -79,7 +79,7 @@ func (s *submitter) Submit(ctx context.Context, r *httpserver.Request) (httpserv
 		}
 		return nil, err
 	}
-	return &job{s: s, id: id, h: h, limits: limitHeaders(grant.Remaining())}, nil
+	return &job{s: s, id: id, h: h, limits: limitHeaders(grant.Remaining()), late: r.IdempotencyKey == ""}, nil
 }
 
 var surfaces = map[httpserver.Surface]router.Surface{
@@ -162,6 +162,7 @@ type job struct {
 	st     *sserelay.Stream // else
 	limits http.Header
 	eager  bool // a reader that came later: every error is an event
+	late   bool // it may be stored together with its end, if that comes soon
 }
 
 var _ httpserver.Job = (*job)(nil)
@@ -202,10 +203,16 @@ var formats = map[string]sserelay.Format{
 
 func (j *job) view(v httpserver.View) sserelay.View {
 	f, ok := formats[v.Format]
+	usage := v.IncludeUsage
 	if v.Format == httpserver.FormatOpenAI || !ok {
-		f = j.openAI()
+		var own, known bool
+		if f, own, known = j.st.Asked(); known {
+			usage = own
+		} else {
+			f = j.openAI()
+		}
 	}
-	return sserelay.View{Format: f, IDs: v.IDs, IncludeUsage: v.IncludeUsage, LastEventID: v.LastEventID, Model: v.Model, Eager: j.eager, OnHeaders: func(h http.Header) {
+	return sserelay.View{Format: f, IDs: v.IDs, IncludeUsage: usage, LastEventID: v.LastEventID, Model: v.Model, Eager: j.eager, OnHeaders: func(h http.Header) {
 		j.mark(h)
 		if v.OnHeaders != nil {
 			v.OnHeaders(h)
@@ -213,7 +220,8 @@ func (j *job) view(v httpserver.View) sserelay.View {
 	}}
 }
 
-// openAI is the OpenAI view that the job's own client has: completion chunks for a completion, else chat chunks.
+// openAI is the OpenAI view of a job whose own client reads no stream of OpenAI's: completion chunks for a completion, else
+// chat chunks.
 func (j *job) openAI() sserelay.Format {
 	if e, ok := j.s.live.get(j.id); ok {
 		if e.job.Surface == router.Completion {
@@ -267,6 +275,10 @@ func (j *job) Serve(ctx context.Context, w http.ResponseWriter, v httpserver.Vie
 	return err
 }
 
+// shortAnswer is well below the time for which queue.SubmitLate holds a job back: the record of a job that was carried
+// here and is over by then is written with its end.
+const shortAnswer = 25 * time.Millisecond
+
 // Result implements httpserver.Job.
 func (j *job) Result(ctx context.Context, v httpserver.View) (*httpserver.Result, error) {
 	st, err := j.stream()
@@ -276,12 +288,13 @@ func (j *job) Result(ctx context.Context, v httpserver.View) (*httpserver.Result
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	view := j.view(v)
+	begin, carried := time.Now(), false
 	if j.h != nil {
 		stop := func() {}
 		defer func() { stop() }()
 		view.Carry = func() {
 			if !j.eager { // else the one who submitted it does
-				j.h.Carry()
+				carried = j.h.Carry()
 			}
 			if over, _, _ := st.Ended(); !over && j.s.modelWait > 0 {
 				stop = j.impatient(ctx, cancel)
@@ -289,6 +302,9 @@ func (j *job) Result(ctx context.Context, v httpserver.View) (*httpserver.Result
 		}
 	}
 	res, err := st.Result(ctx, view)
+	if !carried || !j.late || time.Since(begin) > shortAnswer {
+		j.s.hub.Flush() // its record may say only later how it ended: until then the journal does
+	}
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
 			return nil, cause

@@ -60,6 +60,8 @@ func (c *Config) checkHives() error {
 			return bad(path, "mode is local or network, not %q", h.Mode)
 		case h.Mode == "network" && h.SSH == "":
 			return bad(path, "a network hive needs ssh: [USER@]HOST[:PORT]")
+		case h.Mode == "local" && h.SSH != "":
+			return bad(path, "ssh is for hives on other machines: say mode: network, or leave ssh out")
 		case h.MTLS != nil && h.Address == "":
 			return bad(path, "mtls is for hives with an address: SSH carries the traffic of the others")
 		case h.KnownHosts != "strict" && h.KnownHosts != "accept-new":

@@ -3,7 +3,10 @@
 package config
 
 import (
+	"fmt"
 	"time"
+
+	"github.com/goccy/go-yaml/ast"
 )
 
 // Config is the whole configuration, with the key names of the contract.
@@ -159,9 +162,18 @@ func (d Duration) D() time.Duration { return time.Duration(d) }
 func (d *Duration) UnmarshalText(b []byte) error {
 	v, err := time.ParseDuration(string(b))
 	if err != nil {
-		return err
+		return fmt.Errorf("%.80q is no duration: write it like 90s, 10m or 168h", b)
 	}
 	*d = Duration(v)
+	return nil
+}
+
+// UnmarshalYAML implements yaml.NodeUnmarshaler, so that a wrong duration is named with its line.
+func (d *Duration) UnmarshalYAML(node ast.Node) error {
+	t := node.GetToken()
+	if err := d.UnmarshalText([]byte(t.Value)); err != nil {
+		return &Error{Line: t.Position.Line, Message: err.Error()}
+	}
 	return nil
 }
 

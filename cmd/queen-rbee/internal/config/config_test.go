@@ -2,6 +2,7 @@ package config
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -131,6 +132,66 @@ func TestOrderOfSources(t *testing.T) {
 	}
 	if _, err := Load(path, []string{"RBEE_QUEUE_MAX=many"}, nil); err == nil || !strings.Contains(err.Error(), "RBEE_QUEUE_MAX") {
 		t.Errorf("a bad variable: %v", err)
+	}
+}
+
+// TestEveryKeyHasAVariable: scalars of every kind, wholes as YAML, and entries by their names.
+func TestEveryKeyHasAVariable(t *testing.T) {
+	c, err := load(t, whole, "RBEE_HIVES_GPU1_IDENTITY=/keys/gpu1", "RBEE_HIVES_LOCAL_BUDGET=0.5", "RBEE_MODELS_MINE_7B_SLOTS=3", "RBEE_MODELS_STORIES_TTL=1m",
+		"RBEE_MODELS_STORIES_ARGS=-t,4", "RBEE_MODELS_DEMO_SET={seed: 7}", "RBEE_ENGINES_MINE_ENV_KEY=other-secret", "RBEE_EXTERNALS_NAS_API_KEY=hidden",
+		"RBEE_TELEMETRY_SAMPLE_RATIO=0.5", "RBEE_ALIASES={tales: stories}", "RBEE_LIMITS_DEFAULT={rpm: 3, models: [demo]}", "RBEE_LIMITS_DEFAULT_TPM=4",
+		"RBEE_QUEUE={max: 7}", "RBEE_QUEUE_TIMEOUT=2m")
+	if err != nil {
+		t.Fatal(err)
+	}
+	hives, limit := *c.Hives, c.Limits["default"]
+	for what, ok := range map[string]bool{
+		"hives.gpu1.identity":  hives[1].Identity == "/keys/gpu1",
+		"hives.local.budget":   hives[0].Budget == 0.5,
+		"models.mine-7b.slots": c.Models["mine-7b"].Slots == 3 && c.Models["mine-7b"].Engine == "mine",
+		"models.stories.ttl":   c.Models["stories"].TTL.D() == time.Minute && c.Models["stories"].Context == 1024,
+		"models.stories.args":  strings.Join(c.Models["stories"].Args, " ") == "-t 4",
+		"models.demo.set":      fmt.Sprint(c.Models["demo"].Set["seed"]) == "7",
+		"engines.mine.env.KEY": c.Engines["mine"].Env["KEY"] == "other-secret",
+		"externals.nas":        c.Externals[0].APIKey == "hidden" && c.Externals[0].Slots == 4,
+		"sample_ratio":         c.Telemetry.SampleRatio == 0.5,
+		"aliases":              c.Aliases["tales"] == "stories",
+		"limits.default":       limit.RPM == 3 && limit.TPM == 4 && limit.Models[0] == "demo",
+		"queue":                c.Queue.Max == 7 && c.Queue.Timeout.D() == 2*time.Minute && c.Queue.Retention.D() == 168*time.Hour,
+	} {
+		if !ok {
+			t.Errorf("%s was not set: %+v", what, c)
+		}
+	}
+	if c, err = Load("", []string{"RBEE_HIVES=[]", `RBEE_MODELS={a: {ref: "sim:a"}}`}, nil); err != nil || len(*c.Hives) != 0 || c.Models["a"].Ref != "sim:a" || len(c.Models) != 1 {
+		t.Errorf("wholes: %+v, %v", c, err)
+	}
+	for variable, want := range map[string]string{"RBEE_HIVES=[{nam: a}]": `unknown key "nam"`, "RBEE_TIMEOUTS_DRAIN=soon": "no duration",
+		"RBEE_TELEMETRY_SAMPLE_RATIO=x": "number", "RBEE_EXTERNALS=[{api_key: sesame, slots: x}]": "whole number"} {
+		_, err := load(t, whole, variable)
+		name, _, _ := strings.Cut(variable, "=")
+		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), name) || strings.Contains(err.Error(), "sesame") {
+			t.Errorf("%s: %v", variable, err)
+		}
+	}
+}
+
+// TestWhatIsWrongIsNamed with its line, in words for those who write YAML.
+func TestWhatIsWrongIsNamed(t *testing.T) {
+	for text, want := range map[string]string{
+		"listen: 127.0.0.1:1\nqueue:\n  max: many\n":       `:3: "many" is not what belongs here: want a whole number`,
+		"timeouts:\n  first_token: 5\n":                    `:2: "5" is no duration: write it like 90s, 10m or 168h`,
+		"telemetry: {prometheus: 3}\n":                     `:1: "3" is not what belongs here: want true or false`,
+		"listen: 127.0.0.1:1\n---\nlisten: 0.0.0.0:2\n":    "more than one document",
+		"hives: [{name: a, mode: local, ssh: ops@host}]\n": "mode: network",
+		"models: {a: {ref: 'sim:a'}, a: {ref: 'sim:b'}}\n": "already defined",
+	} {
+		if _, err := load(t, text); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want %q", text, err, want)
+		}
+	}
+	if _, err := load(t, "---\nlisten: 127.0.0.1:1\n---\n"); err != nil {
+		t.Errorf("an empty second document: %v", err)
 	}
 }
 

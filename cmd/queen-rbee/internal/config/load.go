@@ -7,8 +7,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"reflect"
-	"strconv"
 	"strings"
 
 	"github.com/goccy/go-yaml"
@@ -48,7 +46,7 @@ func Load(path string, environ []string, override func(*Config)) (*Config, error
 			return nil, err
 		}
 	}
-	if err := applyEnv(reflect.ValueOf(&c).Elem(), "RBEE", environ); err != nil {
+	if err := applyEnv(&c, environ); err != nil {
 		return nil, err
 	}
 	if override != nil {
@@ -81,105 +79,66 @@ func parse(data []byte, path string, c *Config) error {
 	if len(bytes.TrimSpace(data)) == 0 {
 		return nil
 	}
-	err := yaml.NewDecoder(bytes.NewReader(data), yaml.Strict(), yaml.UseJSONUnmarshaler()).Decode(c)
-	if err == nil || errors.Is(err, io.EOF) {
-		return nil
-	}
-	e := &Error{File: path, Message: firstLine(err.Error())}
-	var y yaml.Error
-	if errors.As(err, &y) {
-		e.Message = y.GetMessage()
-		if t := y.GetToken(); t != nil && t.Position != nil {
-			e.Line = t.Position.Line
-			if strings.Contains(e.Message, "unknown field") {
-				e.Message = fmt.Sprintf("unknown key %q: see docs/configuration.md for the keys there are", t.Value)
-			}
+	dec := yaml.NewDecoder(bytes.NewReader(data), yaml.Strict(), yaml.UseJSONUnmarshaler())
+	err := dec.Decode(c)
+	if err == nil {
+		if err = dec.Decode(&struct{}{}); err != nil && !errors.Is(err, io.EOF) || err == nil {
+			return &Error{File: path, Message: "holds more than one document: put everything into the first, above the ---"}
 		}
 	}
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	return explain(err, path)
+}
+
+// explain turns what the YAML reader says into where it stands and what to do.
+func explain(err error, path string) *Error {
+	var e *Error
+	if errors.As(err, &e) { // of a value that reads itself
+		return &Error{File: path, Line: e.Line, Message: e.Message}
+	}
+	e = &Error{File: path, Message: firstLine(err.Error())}
+	var y yaml.Error
+	if !errors.As(err, &y) {
+		return e
+	}
+	e.Message = y.GetMessage()
+	t := y.GetToken()
+	if t == nil || t.Position == nil {
+		return e
+	}
+	e.Line = t.Position.Line
+	switch {
+	case strings.Contains(e.Message, "unknown field"):
+		e.Message = fmt.Sprintf("unknown key %q: see docs/configuration.md for the keys there are", t.Value)
+	case strings.Contains(e.Message, "of type "):
+		_, want, _ := strings.Cut(e.Message, "of type ")
+		e.Message = fmt.Sprintf("%q is not what belongs here: want %s", t.Value, kindName(want))
+	}
 	return e
+}
+
+// kindName says in words what a Go type takes.
+func kindName(goType string) string {
+	switch {
+	case strings.HasPrefix(goType, "int"):
+		return "a whole number"
+	case strings.HasPrefix(goType, "float"):
+		return "a number"
+	case goType == "bool":
+		return "true or false"
+	case goType == "string":
+		return "text"
+	case strings.HasPrefix(goType, "[]"), strings.HasPrefix(goType, "*[]"):
+		return "a list"
+	}
+	return "a mapping with keys of its own"
 }
 
 func firstLine(s string) string {
 	s, _, _ = strings.Cut(s, "\n")
 	return s
-}
-
-// applyEnv sets every scalar key that has a variable: RBEE_QUEUE_MAX, RBEE_TIMEOUTS_FIRST_TOKEN, RBEE_LIMITS_DEFAULT_RPM.
-func applyEnv(v reflect.Value, prefix string, environ []string) error {
-	env := map[string]string{}
-	for _, kv := range environ {
-		if k, val, ok := strings.Cut(kv, "="); ok && strings.HasPrefix(k, "RBEE_") {
-			env[k] = val
-		}
-	}
-	return envStruct(v, prefix, env)
-}
-
-func envStruct(v reflect.Value, prefix string, env map[string]string) error {
-	for i := range v.NumField() {
-		name := prefix + "_" + strings.ToUpper(v.Type().Field(i).Tag.Get("yaml"))
-		f := v.Field(i)
-		switch {
-		case f.Type() == reflect.TypeFor[map[string]Limits]():
-			def := f.Interface().(map[string]Limits)["default"]
-			if err := envStruct(reflect.ValueOf(&def).Elem(), name+"_DEFAULT", env); err != nil {
-				return err
-			}
-			if !reflect.DeepEqual(def, f.Interface().(map[string]Limits)["default"]) {
-				if f.IsNil() {
-					f.Set(reflect.ValueOf(map[string]Limits{}))
-				}
-				f.Interface().(map[string]Limits)["default"] = def
-			}
-		case f.Kind() == reflect.Struct:
-			if err := envStruct(f, name, env); err != nil {
-				return err
-			}
-		default:
-			if text, ok := env[name]; ok {
-				if err := setScalar(f, text); err != nil {
-					return &Error{Message: fmt.Sprintf("%s=%q: %v", name, text, err)}
-				}
-			}
-		}
-	}
-	return nil
-}
-
-func setScalar(f reflect.Value, text string) error {
-	if u, ok := f.Addr().Interface().(interface{ UnmarshalText([]byte) error }); ok {
-		return u.UnmarshalText([]byte(text))
-	}
-	switch f.Kind() {
-	case reflect.String:
-		f.SetString(text)
-	case reflect.Bool:
-		b, err := strconv.ParseBool(text)
-		if err != nil {
-			return errors.New("is not true or false")
-		}
-		f.SetBool(b)
-	case reflect.Int, reflect.Int64:
-		n, err := strconv.ParseInt(text, 10, 64)
-		if err != nil {
-			return errors.New("is not a whole number")
-		}
-		f.SetInt(n)
-	case reflect.Float64:
-		n, err := strconv.ParseFloat(text, 64)
-		if err != nil {
-			return errors.New("is not a number")
-		}
-		f.SetFloat(n)
-	case reflect.Slice:
-		if f.Type().Elem().Kind() != reflect.String {
-			return errors.New("cannot be set by an environment variable: use the configuration file")
-		}
-		f.Set(reflect.ValueOf(strings.Split(text, ",")))
-	default:
-		return errors.New("cannot be set by an environment variable: use the configuration file")
-	}
-	return nil
 }
 
 // complete fills in what the contract says is there when it was left out, and expands ~.

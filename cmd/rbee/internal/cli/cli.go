@@ -90,10 +90,11 @@ func exitCode(err error) int {
 
 func (a *cli) root() *cobra.Command {
 	root := &cobra.Command{
-		Use: "rbee", Short: "The keeper: a thin client of queen-rbee", SilenceErrors: true, SilenceUsage: true,
+		Use: "rbee", Short: "The keeper: a thin client of queen-rbee", Version: a.version, SilenceErrors: true, SilenceUsage: true,
 		PersistentPreRunE: func(*cobra.Command, []string) error { return a.connect() },
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.SetVersionTemplate("rbee {{.Version}}\n")
 	f := root.PersistentFlags()
 	f.StringVar(&a.url, "url", "", "the queen's address (RBEE_URL)")
 	f.StringVarP(&a.output, "output", "o", "table", "table, wide, json or yaml")

@@ -12,7 +12,7 @@ import (
 	"github.com/queen-rbee/queen-rbee/cmd/rbee/internal/client"
 )
 
-// post makes a command that sends one request and says that it was done.
+// send makes a command that sends one request and says that it was done; done "" says what the queen answered as status.
 func (a *cli) send(use, short string, n int, method string, path func([]string) string, body func([]string) any, done string) *cobra.Command {
 	return &cobra.Command{Use: use, Short: short, Args: args(cobra.ExactArgs(n)), RunE: func(cmd *cobra.Command, v []string) error {
 		var b any
@@ -24,7 +24,11 @@ func (a *cli) send(use, short string, n int, method string, path func([]string) 
 			return err
 		}
 		if len(v) > 0 {
-			a.note("%s: %s", v[0], done)
+			word := done
+			if status, ok := out["status"].(string); ok && done == "" {
+				word = status
+			}
+			a.note("%s: %s", v[0], word)
 		}
 		if a.structured() {
 			return a.printOne("Result", out)
@@ -52,7 +56,7 @@ func (a *cli) followOperation(cmd *cobra.Command, path string) error {
 		}
 		switch {
 		case a.structured():
-			if err := a.event("Progress", ev.Data); err != nil {
+			if err := a.event("Progress", ev); err != nil {
 				return err
 			}
 		case e.Message != "":
@@ -98,7 +102,7 @@ func (a *cli) job() *cobra.Command {
 			return a.printOne("Job", out, "job_id", "state", "model", "model_ref", "tenant_id", "priority", "worker_id", "node", "attempt", "submitted_at",
 				"started_at", "first_token_at", "completed_at", "prompt_tokens", "tokens_out", "error", "decision")
 		}},
-		a.names(a.send("cancel ID", "Cancel a job", 1, "DELETE", with("/v2/tasks/", ""), nil, "cancelled"), jobNames),
+		a.names(a.send("cancel ID", "Cancel a job", 1, "DELETE", with("/v2/tasks/", ""), nil, ""), jobNames),
 		a.jobText("follow ID", "Print a job's text as it comes"), a.jobText("logs ID", "Print what a job has said, and go on while it runs"))
 }
 
@@ -137,7 +141,7 @@ func (a *cli) jobLs() *cobra.Command {
 func (a *cli) jobText(use, short string) *cobra.Command {
 	return &cobra.Command{Use: use, Short: short, Args: args(cobra.ExactArgs(1)), ValidArgsFunction: a.complete(jobNames), RunE: func(cmd *cobra.Command, v []string) error {
 		ended := false
-		err := a.c.Events(cmd.Context(), "GET", "/v2/tasks/"+url.PathEscape(v[0])+"/events", nil, func(ev client.Event) error {
+		err := a.c.JobEvents(cmd.Context(), "GET", "/v2/tasks/"+url.PathEscape(v[0])+"/events", nil, a.lost, func(ev client.Event) error {
 			var t struct{ T, Code, Message string }
 			if err := json.Unmarshal(ev.Data, &t); err != nil {
 				return err
@@ -147,7 +151,7 @@ func (a *cli) jobText(use, short string) *cobra.Command {
 			case ev.Name == "error":
 				return &client.APIError{Code: t.Code, Message: t.Message}
 			case a.structured():
-				return a.event("JobEvent", ev.Data)
+				return a.event("JobEvent", ev)
 			case ev.Name == "token":
 				_, err := fmt.Fprint(a.out, t.T)
 				return err

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/goccy/go-yaml"
+
+	"github.com/queen-rbee/queen-rbee/cmd/rbee/internal/client"
 )
 
 // apiVersion stands in every JSON and YAML output, so that scripts notice a change of form.
@@ -150,11 +152,16 @@ func (a *cli) encode(kind string, fields record, lines bool) error {
 	return enc.Encode(object)
 }
 
-// event passes on one event of something long, as one object of a stream.
-func (a *cli) event(kind string, data []byte) error {
+// event passes on one event of something long, as one object of a stream, with its name and its id.
+func (a *cli) event(kind string, ev client.Event) error {
 	var fields record
-	if err := json.Unmarshal(data, &fields); err != nil {
+	if err := json.Unmarshal(ev.Data, &fields); err != nil {
 		return fmt.Errorf("the queen's event cannot be read: %w", err)
+	}
+	for k, v := range map[string]string{"event": ev.Name, "id": ev.ID} {
+		if _, taken := fields[k]; !taken && v != "" {
+			fields[k] = v
+		}
 	}
 	return a.encode(kind, fields, true)
 }

@@ -117,7 +117,7 @@ func (a *cli) followOnce(ctx context.Context, body record, bar *bar) (done, move
 			return errGone
 		}
 		if a.structured() {
-			if err := a.event("Progress", ev.Data); err != nil {
+			if err := a.event("Progress", ev); err != nil {
 				return err
 			}
 		} else {

@@ -123,7 +123,7 @@ func (a *cli) ask(ctx context.Context, o runOptions, history []message) (record,
 		body["session_id"] = o.session
 	}
 	t := &telling{a: a, got: record{"model": o.model}}
-	err := a.c.Events(ctx, "POST", "/v2/tasks", body, t.event)
+	err := a.c.JobEvents(ctx, "POST", "/v2/tasks", body, a.lost, t.event)
 	if t.text.Len() > 0 && !a.structured() {
 		_, _ = fmt.Fprintln(a.out)
 	}
@@ -133,6 +133,9 @@ func (a *cli) ask(ctx context.Context, o runOptions, history []message) (record,
 	t.got["text"] = t.text.String()
 	return t.got, err
 }
+
+// lost says why nothing comes for a while.
+func (a *cli) lost() { a.note("the connection to the queen was lost, coming back") }
 
 // telling is an answer as it comes.
 type telling struct {

@@ -2,7 +2,6 @@
 package client
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -102,8 +101,8 @@ func (e *APIError) Error() string {
 	return fmt.Sprintf("%s (%s)", e.Message, e.Code)
 }
 
-// Do sends one request; body is encoded as JSON unless nil. The caller closes the response.
-func (c *Client) Do(ctx context.Context, method, path string, body any, accept string) (*http.Response, error) {
+// Do sends one request; body is encoded as JSON unless nil, header are names and values. The caller closes the response.
+func (c *Client) Do(ctx context.Context, method, path string, body any, accept string, header ...string) (*http.Response, error) {
 	var r io.Reader
 	if body != nil {
 		data, err := json.Marshal(body)
@@ -124,6 +123,9 @@ func (c *Client) Do(ctx context.Context, method, path string, body any, accept s
 	}
 	if c.Key != "" {
 		req.Header.Set("Authorization", "Bearer "+c.Key)
+	}
+	for i := 0; i+1 < len(header); i += 2 {
+		req.Header.Set(header[i], header[i+1])
 	}
 	res, err := c.HTTP.Do(req)
 	if err != nil {
@@ -176,56 +178,4 @@ func (c *Client) JSON(ctx context.Context, method, path string, body, out any) e
 		return fmt.Errorf("the queen's answer cannot be read: %w", err)
 	}
 	return nil
-}
-
-// Event is one server-sent event.
-type Event struct {
-	ID, Name string
-	Data     []byte
-}
-
-// Events sends a request and calls fn for each event of the answer, until the stream ends or fn returns an error.
-func (c *Client) Events(ctx context.Context, method, path string, body any, fn func(Event) error) error {
-	res, err := c.Do(ctx, method, path, body, "text/event-stream")
-	if err != nil {
-		return err
-	}
-	defer func() { _ = res.Body.Close() }()
-	return ReadEvents(res.Body, fn)
-}
-
-// ReadEvents calls fn for each event of a stream until it ends or fn returns an error.
-func ReadEvents(r io.Reader, fn func(Event) error) error {
-	sc := bufio.NewScanner(r)
-	sc.Buffer(nil, 4<<20)
-	var ev Event
-	for sc.Scan() {
-		line := sc.Text()
-		if line == "" {
-			if ev.Data != nil {
-				if err := fn(ev); err != nil {
-					return err
-				}
-			}
-			ev = Event{}
-			continue
-		}
-		name, value, _ := strings.Cut(line, ":")
-		value = strings.TrimPrefix(value, " ")
-		switch name {
-		case "id":
-			ev.ID = value
-		case "event":
-			ev.Name = value
-		case "data":
-			if ev.Data != nil {
-				ev.Data = append(ev.Data, '\n')
-			}
-			ev.Data = append(ev.Data, value...)
-			if ev.Data == nil {
-				ev.Data = []byte{}
-			}
-		}
-	}
-	return sc.Err()
 }
