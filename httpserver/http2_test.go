@@ -3,6 +3,7 @@ package httpserver_test
 import (
 	"bufio"
 	"bytes"
+	stdcontext "context"
 	"crypto/tls"
 	"encoding/binary"
 	"errors"
@@ -50,53 +51,57 @@ func secure(t *testing.T, f *httpservertest.Submitter, o httpserver.Options) (ad
 	return l.Addr().String(), client
 }
 
-// TestHTTP2Streams: one connection has at most 250 requests under way, whatever it asks for; the rest wait their turn.
+// TestHTTP2Streams: one connection has at most 250 requests under way; a client with more needs another.
 func TestHTTP2Streams(t *testing.T) {
-	var inside, most atomic.Int64
-	var once sync.Once
-	full, leave := make(chan struct{}), make(chan struct{})
+	var inside, dials atomic.Int64
+	leave := make(chan struct{})
+	release := sync.OnceFunc(func() { close(leave) })
+	defer release()
 	f := &httpservertest.Submitter{OnResult: func(context, *httpserver.Request, httpserver.View) (*httpserver.Result, error) {
-		n := inside.Add(1)
-		defer inside.Add(-1)
-		for old := most.Load(); n > old && !most.CompareAndSwap(old, n); old = most.Load() {
-			continue
-		}
-		if n == 250 {
-			once.Do(func() { close(full) })
-		}
+		inside.Add(1)
 		<-leave
 		return &httpserver.Result{Body: []byte("{}")}, nil
 	}}
 	addr, client := secure(t, f, httpserver.Options{})
 	tr := client.Transport.(*http.Transport) //nolint:forcetypeassert // httptest's
-	tr.MaxConnsPerHost = 1
+	tr.DialContext = func(ctx stdcontext.Context, network, addr string) (net.Conn, error) {
+		dials.Add(1)
+		return new(net.Dialer).DialContext(ctx, network, addr)
+	}
+	resp, err := client.Get("https://" + addr + "/health") // so that the connection is there and its limit known
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _ = io.Copy(io.Discard, resp.Body)
+	_ = resp.Body.Close()
 	var wg sync.WaitGroup
-	for range 300 {
-		wg.Go(func() {
-			resp, err := client.Post("https://"+addr+"/v1/chat/completions", "application/json", strings.NewReader(chatBody))
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			_, _ = io.Copy(io.Discard, resp.Body)
-			_ = resp.Body.Close()
-			if resp.StatusCode != 200 || resp.ProtoMajor != 2 {
-				t.Errorf("%s %s", resp.Proto, resp.Status)
-			}
-		})
+	ask := func() {
+		resp, err := client.Post("https://"+addr+"/v1/chat/completions", "application/json", strings.NewReader(chatBody))
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		_, _ = io.Copy(io.Discard, resp.Body)
+		_ = resp.Body.Close()
+		if resp.StatusCode != 200 || resp.ProtoMajor != 2 {
+			t.Errorf("%s %s", resp.Proto, resp.Status)
+		}
 	}
-	select {
-	case <-full:
-	case <-time.After(20 * time.Second):
-		t.Errorf("only %d came", inside.Load())
+	for _, step := range []struct{ requests, connections int64 }{{250, 1}, {251, 2}} {
+		for range step.requests - inside.Load() {
+			wg.Go(ask)
+		}
+		for late := time.Now().Add(20 * time.Second); inside.Load() < step.requests; <-time.After(time.Millisecond) {
+			if time.Now().After(late) {
+				t.Fatalf("only %d of %d came", inside.Load(), step.requests)
+			}
+		}
+		if n := dials.Load(); n != step.connections {
+			t.Errorf("%d requests at once took %d connections, want %d", step.requests, n, step.connections)
+		}
 	}
-	<-time.After(100 * time.Millisecond) // one more would have come by now
-	atOnce := most.Load()                // afterwards the next may come before the one that made room has counted itself out
-	close(leave)
+	release()
 	wg.Wait()
-	if n := atOnce; n != 250 {
-		t.Errorf("%d requests at once on one connection", n)
-	}
 }
 
 // TestHTTP2Hostile speaks HTTP/2 by hand: reset streams without end, headers without end, a body that never comes, a frame
