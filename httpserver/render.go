@@ -63,8 +63,8 @@ func writeError(w http.ResponseWriter, f face, correlation string, err error) pr
 	for k, v := range p.header {
 		h[k] = v
 	}
-	h.Set("Content-Type", "application/json")
-	h.Set("X-Rbee-Error", p.code)
+	v := []string{"application/json", p.code}
+	h["Content-Type"], h["X-Rbee-Error"] = v[:1:1], v[1:]
 	h.Del("Content-Length")
 	setRetry(h, p)
 	var loading any
@@ -105,8 +105,8 @@ func writeError(w http.ResponseWriter, f face, correlation string, err error) pr
 func setRetry(h http.Header, p problem) {
 	if p.after > 0 && (p.status == http.StatusTooManyRequests || p.status == http.StatusServiceUnavailable) {
 		secs := int64((p.after + time.Second - 1) / time.Second)
-		h.Set("Retry-After", strconv.FormatInt(secs, 10))
-		h.Set("Retry-After-Ms", strconv.FormatInt(max(p.after.Milliseconds(), 1), 10))
+		v := []string{strconv.FormatInt(secs, 10), strconv.FormatInt(max(p.after.Milliseconds(), 1), 10)}
+		h["Retry-After"], h["Retry-After-Ms"] = v[:1:1], v[1:]
 	}
 	switch {
 	case p.info.retry > 0:

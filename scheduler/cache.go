@@ -18,11 +18,13 @@ type cache struct {
 	free    int32
 	slots   []sequence
 	seqTick int64
+	now     int64 // of the touch under way
 }
 
 type node struct {
 	hash       uint64
 	prev, next int32
+	used       int64 // when a job last wanted it
 }
 
 // sequence is what one llama.cpp slot still holds.
@@ -86,6 +88,23 @@ func (c *cache) match(blocks []uint64) int {
 		}
 	}
 	return lo + 1
+}
+
+// idle is how long the block that more new ones would push out first has lain unused; below 0 when nothing is
+// known to be pushed out.
+func (c *cache) idle(now int64, more int) int64 {
+	if c.kind != CacheBlocks || c.tail == none || c.fixed+c.tokens+c.learnt == 0 || len(c.at)+more <= c.capacity() {
+		return -1
+	}
+	return now - c.nodes[c.tail].used
+}
+
+// unused is how long a block that is held has not been wanted; 0 for one that isn't held.
+func (c *cache) unused(now int64, block uint64) int64 {
+	if n, ok := c.at[block]; ok {
+		return now - c.nodes[n].used
+	}
+	return 0
 }
 
 // bestSlot is the idle slot with the longest common prefix, the least recently used among equals.
@@ -190,6 +209,7 @@ func (c *cache) insert(h uint64) {
 }
 
 func (c *cache) push(n int32) {
+	c.nodes[n].used = c.now
 	c.nodes[n].prev, c.nodes[n].next = none, c.head
 	if c.head != none {
 		c.nodes[c.head].prev = n

@@ -59,6 +59,8 @@ type model struct {
 	lastArrival int64
 	perBlock    float64 // tokens that a block stands for, learnt
 	meanOwn     float64 // mean prefill, ns
+	meanHold    float64 // mean time in a slot after it, ns
+	reuse       reuse
 	gap         float64 // mean time between arrivals, ns
 	vloads      int
 	trees       []*tree
@@ -66,8 +68,10 @@ type model struct {
 	vwake       uint64
 	vseen       uint64
 	vspare      uint64
-	ages        int64 // what the jobs of the window have waited, in sum
-	oldest      int64 // and the longest of them
+	vuneven     uint64
+	unevenness  float64 // see uneven
+	ages        int64   // what the jobs of the window have waited, in sum
+	oldest      int64   // and the longest of them
 }
 
 // hive and device mirror the snapshot with what is reserved on them.

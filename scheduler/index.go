@@ -75,7 +75,9 @@ func (x *index) removed(w *worker, h uint64) {
 }
 
 // touch feeds a worker's cache, and the owners where its model is big.
-func (x *index) touch(w *worker, job *Job) int {
+func (x *index) touch(w *worker, job *Job, now int64) int {
+	w.cache.now = now
+	w.model.reuse.use(job.Blocks, now)
 	per := 0.0
 	if len(job.Blocks) > 0 {
 		per = float64(job.PromptTokens) / float64(len(job.Blocks))

@@ -84,7 +84,9 @@ func (s *Scheduler) take(r *reservation, i int32, job *Job, w *worker, now int64
 	r.own = w.speed.own(r.work)
 	w.model.meanOwn += (float64(r.own) - w.model.meanOwn) / 32
 	r.estFirst = max(w.busyUntil, now) + r.own
-	r.estEnd = r.estFirst + w.speed.hold(w.model.out.expect(job.MaxTokens))
+	hold := w.speed.hold(w.model.out.expect(job.MaxTokens))
+	w.model.meanHold += (float64(hold) - w.model.meanHold) / 32
+	r.estEnd = r.estFirst + hold
 	if !w.parallel() {
 		w.busyUntil = r.estFirst
 		w.res = append(w.res, i)
@@ -96,7 +98,7 @@ func (s *Scheduler) take(r *reservation, i int32, job *Job, w *worker, now int64
 	r.seq = w.jobs
 	w.past[r.seq%len(w.past)] = prefilled{seq: r.seq, start: now}
 	w.lastUse = now
-	r.slot = s.index.touch(w, job)
+	r.slot = s.index.touch(w, job, now)
 	s.index.moved(w)
 	if job.Session != "" {
 		s.sessions.put(job.Session, w.ID)

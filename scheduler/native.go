@@ -97,9 +97,22 @@ func (s *Scheduler) fitOf(job *Job, w *worker, now int64, virtual bool) fit {
 	if w.drainFor != "" {
 		f.wait = never / 2
 	}
-	f.cost = f.wait + f.own
+	f.cost = f.wait + f.own + s.displaced(job, &f, now)
 	return f
 }
+
+// displaced is what the blocks that the job would push out of a worker's cache are worth: what they take to compute,
+// as likely as they are to be wanted again.
+func (s *Scheduler) displaced(job *Job, f *fit, now int64) int64 {
+	age := f.w.cache.idle(now, len(job.Blocks)-f.blocks)
+	if age < 0 {
+		return 0
+	}
+	return int64(displaceWeight * f.w.model.reuse.odds[ageOf(age)] * float64(f.own))
+}
+
+// displaceWeight is above one because what is computed again pushes others out in its turn.
+const displaceWeight = 3
 
 // slotWait is the expected time until n slots of a full worker have come free.
 func (s *Scheduler) slotWait(w *worker, n int, now int64) int64 {
@@ -130,22 +143,24 @@ func (s *Scheduler) slotWait(w *worker, n int, now int64) int64 {
 func (s *Scheduler) best(job *Job, m *model, now int64, virtual bool) (at, wait fit) {
 	at.cost, wait.cost = never, never
 	fits := s.fits[:0]
-	most, busy, fast := 0, int64(0), 1.0
+	most, busy, fast := fit{}, int64(0), 1.0
 	s.index.candidates(s, job, m, func(w *worker) {
 		if s.barred(w, job) != "" {
 			return
 		}
 		f := s.fitOf(job, w, now, virtual)
-		most = max(most, f.cached)
+		if f.cached > most.cached {
+			most = f
+		}
 		busy += max(w.busyUntil-now, 0)
 		fast = max(fast, w.speed.rate)
 		fits = append(fits, f)
 	})
 	s.fits = fits
-	k := s.weight(m, busy, len(fits))
+	k := s.weight(m, busy, len(fits)) * once(job, &most, now, fast)
 	for i := range fits {
 		f := &fits[i]
-		if waste := most - f.cached; waste > 0 {
+		if waste := most.cached - f.cached; waste > 0 {
 			here := k
 			if f.now && f.w.spare {
 				here *= spareShare
@@ -177,7 +192,28 @@ func (s *Scheduler) weight(m *model, busy int64, seen int) float64 {
 	if seen > 0 && m.meanOwn > 0 {
 		behind += float64(busy) / m.meanOwn / float64(seen)
 	}
-	return s.opts.Weights.Uncached * min(1+behind, 64)
+	return s.opts.Weights.Uncached * min(1+behind*m.prefillBound(), 64)
+}
+
+// prefillBound is the share of a second of prefill that delays those behind: all of it where prefills are what a
+// worker is busy with, less where its slots are full of answers being decoded.
+func (m *model) prefillBound() float64 {
+	if m.meanOwn <= 0 || len(m.workers) == 0 {
+		return 1
+	}
+	slots := float64(m.workers[0].Slots)
+	return min(1, max(m.meanOwn*slots/(m.meanOwn+m.meanHold), 1/slots))
+}
+
+// once is the share of recomputing a prefix that is wasted: nearly all where it is wanted now and then (a
+// conversation's turns), little where it is wanted again within the time that it takes (a common system prompt or
+// document: soon every worker ought to have it).
+func once(job *Job, most *fit, now int64, fast float64) float64 {
+	if most.cached == 0 || most.w.cache.kind != CacheBlocks {
+		return 1
+	}
+	gap := float64(most.w.cache.unused(now, job.Blocks[most.blocks-1])) + 1
+	return gap / (gap + 0.5*float64(most.cached)/fast*1e9)
 }
 
 // better breaks ties by load, then by a seeded order, so that equal seeds give equal decisions.

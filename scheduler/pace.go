@@ -4,17 +4,17 @@ import "time"
 
 // Weights tune the native policy; zero means the default of each.
 type Weights struct {
-	Uncached float64       // what a second of recomputing a cached prefix costs for each job behind; 0 = 0.7
+	Uncached float64       // what a second of recomputing a cached prefix costs for each job behind; 0 = 1.2
 	Size     float64       // how far a long job ranks behind a short one, in its own prefill times; 0 = 6
 	Setback  float64       // no job is set back by more than this share of the longest wait, below 1; 0 = 0.8
-	Linger   float64       // an idle worker is kept for this share of its load time, up to five times as long behind a long line; 0 = 0.04, negative = none
+	Linger   float64       // an idle worker is kept for this share of its load time, up to five times as long behind a long line, unless the model that wants its place has waited unusually long; 0 = 0.15, negative = none
 	Pace     time.Duration // a worker whose prefill is busy for longer gets nothing yet; 0 = 20 ms
 	Hold     time.Duration // waiting must win by this much over a free worker; 0 = 50 ms
 }
 
 func (w Weights) withDefaults() Weights {
 	if w.Uncached == 0 {
-		w.Uncached = 0.7
+		w.Uncached = 1.2
 	}
 	if w.Size == 0 {
 		w.Size = 6
@@ -23,7 +23,7 @@ func (w Weights) withDefaults() Weights {
 		w.Setback = 0.8
 	}
 	if w.Linger == 0 {
-		w.Linger = 0.04
+		w.Linger = 0.15
 	}
 	if w.Pace == 0 {
 		w.Pace = 20 * time.Millisecond

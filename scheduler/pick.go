@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"context"
+	"math"
 	"slices"
 	"time"
 )
@@ -219,12 +220,9 @@ func (s *Scheduler) submitted(job *Job, now int64) int64 {
 // rankAll orders the window: by age, with each job set back by a few times what it takes. Short jobs
 // pass long ones that came shortly before, and nobody waits for ever, since every rank is fixed.
 func (s *Scheduler) rankAll(items []item, now int64) {
-	limit, share, sum := int64(time.Second), s.opts.Weights.Setback, int64(0)
-	if s.pace.off {
-		share /= 2 // behind us the workers' own queues are first come, first served
-	}
+	longest, sum := 0.0, int64(0)
 	for k := range items {
-		limit = max(limit, int64(share*float64(now-max(items[k].eff, 0))))
+		longest = max(longest, float64(now-max(items[k].eff, 0)))
 	}
 	for k := range items {
 		it := &items[k]
@@ -250,7 +248,7 @@ func (s *Scheduler) rankAll(items []item, now int64) {
 	mean := float64(max(sum/int64(max(len(items), 1)), 1))
 	for k := range items {
 		it := &items[k]
-		it.rank = it.eff + s.setback(float64(it.best), mean, float64(limit))
+		it.rank = it.eff + s.setback(float64(it.best), mean, s.uneven(it.m), longest)
 		if it.job.Priority == Batch {
 			it.rank += int64(s.opts.BatchDelay)
 		}
@@ -258,11 +256,37 @@ func (s *Scheduler) rankAll(items []item, now int64) {
 	slices.SortStableFunc(items, func(a, b item) int { return cmp(a.rank, b.rank) })
 }
 
-// setback is how far a job that takes own ranks behind its age, never by more than limit: by a few times what it
-// takes, up to most of the limit, and beyond that by how it compares with the mean of the line, so that order
-// among long jobs is kept where all of them are set back that far.
-func (s *Scheduler) setback(own, mean, limit float64) int64 {
-	return int64(min(s.opts.Weights.Size*own, 0.75*limit) + 0.25*limit*own/(own+mean))
+// setback is how far a job that takes own ranks behind its age, never by more than a share of the longest wait: by a
+// few times what it takes, up to most of that, and beyond it by how it compares with the mean of the line, so that
+// order among long jobs is kept where all of them are set back that far. Where workers are uneven, what a job takes
+// on its best one says too little of what it takes of the fleet: it is set back further.
+func (s *Scheduler) setback(own, mean, uneven, longest float64) int64 {
+	share := s.opts.Weights.Setback
+	if s.pace.off {
+		share /= 2 // behind us the workers' own queues are first come, first served
+	}
+	share = 1 - (1-share)/math.Sqrt(uneven)
+	limit := max(share*longest, 1e9)
+	size := s.opts.Weights.Size * (1 + uneven) / 2
+	return int64(min(size*own, 0.75*limit) + 0.25*limit*own/(own+mean))
+}
+
+// uneven is how many times longer a job takes on a worker of the model on average than on its fastest one.
+func (s *Scheduler) uneven(m *model) float64 {
+	if m == nil {
+		return 1
+	}
+	if m.vuneven == s.pick.gen {
+		return m.unevenness
+	}
+	fast, sum, n := 0.0, 0.0, 0.0
+	for _, w := range m.workers[:min(len(m.workers), 64)] {
+		if w.why == "" {
+			fast, sum, n = max(fast, w.speed.rate), sum+1/w.speed.rate, n+1
+		}
+	}
+	m.vuneven, m.unevenness = s.pick.gen, max(sum*fast/max(n, 1), 1)
+	return m.unevenness
 }
 
 // layout gives every job its best worker in turn, counting those before it. The first whose turn is now
@@ -316,6 +340,7 @@ func (s *Scheduler) growLine(items []item, now int64) (int, Decision) {
 		if p, ok := s.placing(it.job, it.m, n, now, false); ok {
 			d := s.provision(s.blank(it.job), &p)
 			d.Reason = "no worker has the model"
+			s.coldAge += (float64(it.m.oldest) - s.coldAge) / 16
 			return it.i, d
 		}
 		s.makeWay(it, n, now)

@@ -210,7 +210,7 @@ func (s *Scheduler) spare(w *worker, by *model, now int64, all, replica bool) bo
 	if left > 1 {
 		return !replica || now-w.lastUse > s.turn(w)
 	}
-	if idle := now - w.lastUse; idle < s.linger(w) {
+	if idle := now - w.lastUse; idle < s.linger(w) && !s.overdue(by) {
 		return false
 	}
 	return all && (!replica || now-w.lastUse > 4*s.turn(w))
@@ -222,9 +222,18 @@ func (s *Scheduler) linger(w *worker) int64 {
 	if s.pace.off || s.opts.Eager {
 		return 0
 	}
-	pressure := min(float64(s.lineLen)/8, 1) * min(max(float64(s.lineLen)/16, 1), 5)
+	pressure := min(max(float64(s.lineLen-3)/8, 0), 1) * min(max(float64(s.lineLen)/16, 1), 5)
 	return int64(s.opts.Weights.Linger * pressure * float64(s.loadTime(w.model, w.model.need, w.hive)))
 }
+
+// overdue says that a model without a worker has waited longer than is usual before a load: then it waits for no
+// idle worker's next request. So lingering saves loads where nobody minds, and the longest waits don't grow.
+func (s *Scheduler) overdue(m *model) bool {
+	return s.coldAge > 0 && float64(m.oldest) > overdueAge*s.coldAge
+}
+
+// overdueAge is how many times the usual wait for a load is too long.
+const overdueAge = 1.1
 
 // usable counts a model's ready workers.
 func (s *Scheduler) usable(m *model) int {

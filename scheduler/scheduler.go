@@ -41,6 +41,7 @@ type Scheduler struct {
 	pick      picker
 	drained   []*worker // that make way for another model
 	lineLen   int
+	coldAge   float64 // how long the oldest job of a model has usually waited when it is loaded, ns
 	pace      pacing
 	freed     int64 // when a slot was last given back that Pick has not seen yet; 0 = none
 	policy    Policy
@@ -180,5 +181,5 @@ func (s *Scheduler) policyInfo() PolicyInfo {
 
 const (
 	nativeName = "default"
-	nativeHash = "builtin-2"
+	nativeHash = "builtin-3"
 )

@@ -113,8 +113,15 @@ func appendSized(b []byte, fn func([]byte) []byte) []byte {
 	return b
 }
 
-// rewind has the next group written at the beginning: SQLite has all of them.
-func (a *ahead) rewind() { a.size = 0 }
+// rewind has the next group written at the beginning: SQLite has all of them. Nothing of them stays: a payload is gone from the
+// tail soon after it is gone from SQLite.
+func (a *ahead) rewind() {
+	if a.size > 0 {
+		if _, err := a.f.WriteAt(make([]byte, a.size), 0); err == nil {
+			a.size = 0
+		}
+	}
+}
 
 // replay calls fn for each change of the groups after the given one, in order, and goes on behind the last whole group.
 func (a *ahead) replay(after uint64, fn func(change)) error {

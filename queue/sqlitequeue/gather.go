@@ -36,6 +36,18 @@ const (
 	settleAll = 2        // how many of Options.Settle SQLite may be behind
 )
 
+// lags reports whether SQLite could not take what it was last given, on a full disk, say. The tail may have room still: that is for the
+// ends of jobs.
+func (s *Store) lags() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.behind
+}
+
+func adds(ops []*queue.Op) bool {
+	return slices.ContainsFunc(ops, func(op *queue.Op) bool { return op.Kind == queue.OpInsert })
+}
+
 // plain reports whether a group can go by way of the tail: pauses, idempotency keys and large payloads can't.
 func plain(ops []*queue.Op) bool {
 	size := 0
@@ -221,7 +233,7 @@ func (s *Store) move(ctx context.Context, moving map[int64]*held, seq uint64) er
 	defer s.mu.Unlock()
 	s.moving = nil
 	s.moves++
-	if err == nil {
+	if s.behind = err != nil; err == nil {
 		s.got(keys)
 		for key, h := range moving {
 			s.know(key, &h.rec)

@@ -202,6 +202,8 @@ func (s *Store) Arrivals(ctx context.Context) ([]queue.Record, error) {
 	if err := s.db.r.QueryRowContext(ctx, `SELECT count(*) FROM arrivals`).Scan(&n); err != nil || n == 0 {
 		return nil, typed(s.db.path, err)
 	}
+	s.order.Lock()
+	defer s.order.Unlock()
 	s.writing.Lock()
 	defer s.writing.Unlock()
 	if s.closed {

@@ -25,7 +25,7 @@ type Store struct {
 	tail   *ahead
 	group  []change        // under way
 	staged map[int64]*held // likewise
-	closed bool            // set with writing held too
+	closed bool
 
 	writing sync.Mutex // the writing connection
 	st      statements
@@ -36,6 +36,7 @@ type Store struct {
 	moving map[int64]*held // what it is being given
 	known  map[int64]guard // unfinished jobs that it has
 	moves  uint64
+	behind bool  // the last move failed: no new job until one succeeds
 	maxKey int64 // above the key of none that it has
 	recent [2]recent
 }
@@ -135,7 +136,7 @@ func (s *Store) Apply(ctx context.Context, ops []*queue.Op) error {
 		return queue.ErrClosed
 	}
 	ctx = context.WithoutCancel(ctx)
-	if s.tail.size > maxHeld || !plain(ops) {
+	if s.tail.size > maxHeld || !plain(ops) || s.lags() && adds(ops) {
 		return s.direct(ctx, ops)
 	}
 	if err := s.stage(ctx, ops); err != nil || len(s.group) == 0 {
@@ -307,14 +308,18 @@ func (s *Store) Purge(ctx context.Context, before time.Time, limit int) ([]queue
 // Close implements queue.Store.
 func (s *Store) Close() error {
 	s.order.Lock()
-	defer s.order.Unlock()
-	if s.closed {
+	closed := s.closed
+	s.closed = true
+	s.order.Unlock()
+	if closed {
 		return nil
 	}
 	close(s.quit)
+	<-s.done
+	s.order.Lock()
+	defer s.order.Unlock()
 	s.writing.Lock()
 	defer s.writing.Unlock()
-	s.closed = true
 	if err := s.empty(context.Background()); err != nil {
 		s.o.Logger.Error("sqlitequeue: the newest changes stay in the tail file, which the next start reads", "file", s.tail.f.Name(), "err", err)
 	}
