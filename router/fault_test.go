@@ -240,11 +240,12 @@ func TestFault05WaitsForASlot(t *testing.T) {
 func TestFault06Hangs(t *testing.T) {
 	for name, c := range map[string]struct {
 		script script
+		first  time.Duration
 		tokens int
-	}{"before the first token": {hangAt(0), 0}, "between tokens": {hangAt(3), 3}} {
+	}{"before the first token": {hangAt(0), 100 * time.Millisecond, 0}, "between tokens": {hangAt(3), patience, 3}} {
 		t.Run(name, func(t *testing.T) {
 			a := startWorker(t, "a", ProtocolOpenAI, c.script)
-			g := newRig(t, Options{FirstToken: 100 * time.Millisecond, InterToken: 100 * time.Millisecond, Retries: -1, Rescues: -1}, a)
+			g := newRig(t, Options{FirstToken: c.first, InterToken: 500 * time.Millisecond, Retries: -1, Rescues: -1}, a)
 			h := g.submit(complete(10))
 			res := g.wait(h)
 			if res.Code != CodeWorkerFailed || !strings.Contains(res.Message, "in time") || res.TokensOut != c.tokens {
@@ -277,7 +278,7 @@ func TestFault06Hangs(t *testing.T) {
 	})
 	t.Run("nobody else may", func(t *testing.T) {
 		a := startWorker(t, "a", ProtocolOpenAI, hangAt(3))
-		g := newRig(t, Options{InterToken: 100 * time.Millisecond}, a)
+		g := newRig(t, Options{InterToken: 500 * time.Millisecond}, a)
 		g.sched.refuses = refuse("NO_HIVE_AVAILABLE", 0, nil, "no worker may take the job")
 		if res := g.wait(g.submit(complete(10))); res.Code != CodeWorkerFailed || !strings.Contains(res.Message, "in time") || res.TokensOut != 3 {
 			t.Fatalf("the client is not told what happened to its worker: %+v", res)
@@ -286,7 +287,7 @@ func TestFault06Hangs(t *testing.T) {
 	})
 	t.Run("goes on elsewhere", func(t *testing.T) {
 		a, b := two(t, ProtocolOpenAI, hangAt(3))
-		g := newRig(t, Options{InterToken: 100 * time.Millisecond}, a, b)
+		g := newRig(t, Options{InterToken: 500 * time.Millisecond}, a, b)
 		h := g.submit(complete(10))
 		if res := g.wait(h); res.State != Complete || g.streams.get(h.ID()).text != whole(10) {
 			t.Fatalf("%+v", res)
@@ -296,13 +297,13 @@ func TestFault06Hangs(t *testing.T) {
 		a := startWorker(t, "a", ProtocolOpenAI, func(w *fakeWorker, c *call) bool {
 			_, _ = c.conn.Write([]byte(sseHeader))
 			for i := range 10 {
-				<-time.After(20 * time.Millisecond)
+				<-time.After(150 * time.Millisecond)
 				emitToken(c, i)
 			}
 			emitEnd(c)
 			return false
 		})
-		g := newRig(t, Options{FirstToken: 150 * time.Millisecond, InterToken: 150 * time.Millisecond}, a)
+		g := newRig(t, Options{FirstToken: 1200 * time.Millisecond, InterToken: 1200 * time.Millisecond}, a) // shorter than the whole
 		if res := g.wait(g.submit(complete(10))); res.State != Complete || res.Attempt != 1 {
 			t.Fatalf("%+v", res)
 		}

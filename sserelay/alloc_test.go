@@ -65,7 +65,8 @@ func newDrip(n int) *drip {
 // relay carries n chat tokens from a worker to one reader.
 func relay(tb testing.TB, n int, detached bool, v View, o CopyOptions, body io.ReadCloser) {
 	ctx := context.Background()
-	s, err := NewHub(nullJournal{}, Options{}).Open(ctx, "j", StreamOptions{Model: "m", Detached: detached})
+	// the window holds all of it: a reader that a busy machine leaves behind finds nothing in this journal
+	s, err := NewHub(nullJournal{}, Options{Window: max(16<<20, 512*n)}).Open(ctx, "j", StreamOptions{Model: "m", Detached: detached})
 	if err != nil {
 		tb.Fatal(err)
 	}

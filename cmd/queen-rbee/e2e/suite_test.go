@@ -85,11 +85,19 @@ func TestClientSuite(t *testing.T) {
 	for _, engine := range []string{"sim", "llama.cpp"} {
 		t.Run(engine, func(t *testing.T) {
 			s := newSuite(t, engine)
-			t.Run("node", s.node)
+			least := 40
+			t.Run("node", func(t *testing.T) {
+				defer func() {
+					if t.Skipped() { // its answers are most of them
+						least = 10
+					}
+				}()
+				s.node(t)
+			})
 			t.Run("go", s.goClient)
 			t.Run("open webui", s.openWebUI)
 			s.until("every slot is free in the end", 20*time.Second, s.free)
-			s.rec.judge(t, 40)
+			s.rec.judge(t, least)
 		})
 	}
 }
