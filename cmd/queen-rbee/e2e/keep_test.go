@@ -63,4 +63,7 @@ func TestKeepAliveOutlivesTheQueen(t *testing.T) {
 			t.Errorf("after %s it would go at %v", how, at)
 		}
 	}
+	q.json("POST", "/v2/admin/shutdown", map[string]any{"cascade": true}, nil, 202) // else her hive would outlive the test
+	<-q.done
+	q.cmd = nil
 }
