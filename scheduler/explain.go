@@ -10,7 +10,7 @@ import (
 type Cost struct {
 	Wait     time.Duration `json:"wait_ns"`    // until its prefill can start
 	Prefill  time.Duration `json:"prefill_ns"` // of the uncached tokens
-	Total    time.Duration `json:"total_ns"`   // wait + weight x prefill: what is minimised
+	Total    time.Duration `json:"total_ns"`   // wait + prefill + what the blocks pushed out are worth
 	Cached   int           `json:"cached_tokens"`
 	Pending  int           `json:"pending_tokens"`
 	InFlight int           `json:"in_flight"`
