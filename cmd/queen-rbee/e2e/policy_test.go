@@ -72,6 +72,36 @@ func TestPoliciesReloadLive(t *testing.T) {
 	}
 }
 
+// TestPolicyOutlivesTheQueen holds that a policy which was set at run time is in force after a restart, until the configuration
+// chooses another.
+func TestPolicyOutlivesTheQueen(t *testing.T) {
+	q := start(t, "models: {demo: {ref: \"sim:demo\"}}\n")
+	var set, p policyRecord
+	q.json("PUT", "/v2/scheduler/policy", map[string]string{"name": "mine", "language": "starlark",
+		"source": "def schedule(job, workers, hives):\n    return None\n"}, &set, 200)
+	again := func(end func(), want policyRecord) {
+		t.Helper()
+		end()
+		q.launch("127.0.0.1:0")
+		q.json("GET", "/v2/scheduler/policy", nil, &p, 200)
+		if p.Hash != want.Hash || p.Source != want.Source {
+			t.Errorf("in force: %+v, want %+v", p, want)
+		}
+	}
+	again(q.kill, set)
+	again(q.stop, set)
+	q.json("PUT", "/v2/scheduler/policy", map[string]string{"name": "basic"}, &set, 200)
+	again(q.kill, set)
+	if err := os.WriteFile(q.config, []byte("data_dir: "+q.dir+"\nmodels: {demo: {ref: \"sim:demo\"}}\nscheduler: {mode: platform}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	q.stop()
+	q.launch("127.0.0.1:0")
+	if q.json("GET", "/v2/scheduler/policy", nil, &p, 200); p.Name != "default" {
+		t.Errorf("in platform mode: %+v", p)
+	}
+}
+
 func TestExplainAndReplay(t *testing.T) {
 	q := start(t, "models: {demo: {ref: \"sim:demo\"}}\n")
 	var id string

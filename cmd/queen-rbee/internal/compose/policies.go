@@ -23,6 +23,7 @@ import (
 type policies struct {
 	q       *Queen
 	manager *scriptsched.Manager
+	store   *policyStore
 	ring    *scheduler.Ring
 }
 
@@ -39,8 +40,30 @@ func builtin(name string) (p scheduler.Policy, ok bool) {
 	return nil, false
 }
 
-// open puts the configured policy in force.
+// open puts the configured policy in force, or the one that an administrator has set since.
 func (a *policies) open(ctx context.Context) error {
+	if err := a.openConfigured(ctx); err != nil || a.q.cfg.Scheduler.Mode == "platform" {
+		return err
+	}
+	v, ok, err := a.store.kept(ctx)
+	if err != nil || !ok {
+		return err
+	}
+	if v.Source == "" {
+		p, known := builtin(v.Name)
+		if !known {
+			a.q.log.Warn("the policy that was set last is not built in any more; the configured one is in force", "policy", v.Name)
+			return nil
+		}
+		return a.q.sched.SetPolicy(p)
+	}
+	if err := a.manager.Apply(context.WithValue(ctx, setByHand{}, true), v.Name, []byte(v.Source)); err != nil {
+		a.q.log.Warn("the policy that was set last can't be taken any more; the configured one is in force", "policy", v.Name, "error", err)
+	}
+	return nil
+}
+
+func (a *policies) openConfigured(ctx context.Context) error {
 	name := a.q.cfg.Scheduler.Policy
 	if p, ok := builtin(name); ok {
 		if p == nil {
@@ -99,6 +122,7 @@ func (a *policies) SetPolicy(ctx context.Context, p httpserver.Policy) (httpserv
 	if a.q.cfg.Scheduler.Mode == "platform" {
 		return httpserver.Policy{}, &codedError{code: "FORBIDDEN", msg: "scheduler.mode is platform: the policy changes with the configuration and a restart only"}
 	}
+	ctx = context.WithValue(ctx, setByHand{}, true)
 	if p.Source != "" {
 		if err := a.manager.Apply(ctx, scriptName(p), []byte(p.Source)); err != nil {
 			return httpserver.Policy{}, invalidPolicy(err)
@@ -107,6 +131,9 @@ func (a *policies) SetPolicy(ctx context.Context, p httpserver.Policy) (httpserv
 	}
 	np, err := a.compile(p)
 	if err != nil {
+		return httpserver.Policy{}, err
+	}
+	if err := a.store.Save(ctx, scriptsched.Version{Name: p.Name, At: time.Now()}); err != nil {
 		return httpserver.Policy{}, err
 	}
 	if err := a.q.sched.SetPolicy(np); err != nil {

@@ -254,7 +254,13 @@ func (q *Queen) newRouting(ctx context.Context) error {
 		q.policies.ring = scheduler.NewRing(1)
 	}
 	q.sched = scheduler.New(q.src, o)
-	q.policies.manager = scriptsched.NewManager(q.sched.SetPolicy, scriptsched.Options{Immutable: q.cfg.Scheduler.Mode == "platform", Logger: q.log})
+	store, err := newPolicyStore(ctx, q.stores.state, q.cfg.Scheduler.Policy)
+	if err != nil {
+		return fmt.Errorf("policy versions: %w", err)
+	}
+	q.policies.store = store
+	q.policies.manager = scriptsched.NewManager(q.sched.SetPolicy, scriptsched.Options{Immutable: q.cfg.Scheduler.Mode == "platform", Logger: q.log,
+		Store: store})
 	if err := q.policies.open(ctx); err != nil {
 		return err
 	}
