@@ -33,6 +33,7 @@ const (
 	maxHeld   = 16 << 20 // bytes in the tail above which SQLite gets them before the next change is taken
 	rewindAt  = 1 << 20  // bytes in the tail above which it gets them soon, and the tail begins anew
 	maxPlain  = 1 << 20  // bytes of a group above which it goes to SQLite at once
+	crampedAt = 64 << 10 // bytes free on the disk below which new jobs go to SQLite at once, which refuses them when it has no room
 	settleAll = 2        // how many of Options.Settle SQLite may be behind
 )
 

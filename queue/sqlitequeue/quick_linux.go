@@ -66,3 +66,18 @@ func datasync(f *os.File) error {
 	}
 	return nil
 }
+
+// cramped reports whether the file's disk has next to no room left.
+func cramped(f *os.File) bool {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return false
+	}
+	var st syscall.Statfs_t
+	err = raw.Control(func(fd uintptr) {
+		if syscall.Fstatfs(int(fd), &st) != nil {
+			st.Bavail = 1 << 62 // unknown: SQLite will say
+		}
+	})
+	return err == nil && st.Bavail < crampedAt/max(uint64(st.Bsize), 1)
+}

@@ -136,7 +136,7 @@ func (s *Store) Apply(ctx context.Context, ops []*queue.Op) error {
 		return queue.ErrClosed
 	}
 	ctx = context.WithoutCancel(ctx)
-	if s.tail.size > maxHeld || !plain(ops) || s.lags() && adds(ops) {
+	if s.tail.size > maxHeld || !plain(ops) || adds(ops) && (s.lags() || cramped(s.tail.f)) {
 		return s.direct(ctx, ops)
 	}
 	if err := s.stage(ctx, ops); err != nil || len(s.group) == 0 {
