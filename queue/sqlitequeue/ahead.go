@@ -127,7 +127,13 @@ func (a *ahead) rewind() {
 func (a *ahead) replay(after uint64, fn func(change)) error {
 	r := bufio.NewReaderSize(io.NewSectionReader(a.f, 0, 1<<62), 1<<16)
 	a.seq = after
-	for prev := uint64(0); ; {
+	prev := uint64(0)
+	defer func() {
+		if prev != a.seq {
+			a.size = 0 // all of it is old: the next group would not follow its last
+		}
+	}()
+	for {
 		n, body, err := readGroup(r, a.word)
 		if err != nil {
 			return err

@@ -1,6 +1,6 @@
-// Package sqlitequeue keeps a queue's jobs and a journal's frames in SQLite files. Open gives the queue.Store: one
-// file in WAL mode with synchronous=FULL, written by one connection in groups, read by others. OpenJournal gives the
-// queue.Journal: a second file, and a tail file beside it which makes an appended frame survive the death of the
+// Package sqlitequeue keeps a queue's jobs and a journal's frames in SQLite files. Open gives the queue.Store: a file in
+// WAL mode, and a tail file beside it in which a change is acknowledged, synced, before SQLite has it. OpenJournal gives the
+// queue.Journal: a second file, and tail files of its own, which make an appended frame survive the death of the
 // process within microseconds. Each file is locked for one process.
 package sqlitequeue
 
@@ -37,7 +37,7 @@ type Options struct {
 	Durability Durability
 	// Address is named beside the pid to whoever finds the file locked.
 	Address string
-	// Settle is how often a journal moves frames from its tail into SQLite: 1 s when zero.
+	// Settle is how often a journal moves frames from its tail into SQLite: 1 s when zero. The job store does so half as often.
 	Settle time.Duration
 	// Linger is how long a buffered frame may be kept from the tail file: 50 ms when zero.
 	Linger time.Duration
