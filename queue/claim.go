@@ -170,23 +170,23 @@ func (q *Queue) next(ctx context.Context, o ClaimOptions) (claimed, error) {
 // give makes a waiting entry a running one. q.mu is held.
 func (q *Queue) give(e *entry, o ClaimOptions) claimed {
 	now := q.o.Clock()
-	rec := e.rec
-	rec.State, rec.Worker, rec.Node = Running, o.Worker, o.Node
-	rec.Attempt++
-	rec.Started, rec.FirstToken, rec.ErrorMessage = now, time.Time{}, ""
-	rec.Lease = Lease{Job: rec.ID, Holder: q.o.Holder, Fence: rec.Lease.Fence + 1}
-	if o.Lease >= 0 {
-		d := o.Lease
-		if d == 0 {
-			d = q.o.Lease
-		}
-		rec.Lease.Until = now.Add(d)
-		q.timers.push(rec.Lease.Until, rec.Key, timerLease)
-	}
 	q.unplace(e)
 	q.line.claimed(e)
-	w := q.stage(e, rec, false, false)
-	return claimed{e: e, job: rec.Job, w: w}
+	w := q.stage(e, false, func(rec *Record) {
+		rec.State, rec.Worker, rec.Node = Running, o.Worker, o.Node
+		rec.Attempt++
+		rec.Started, rec.FirstToken, rec.ErrorMessage = now, time.Time{}, ""
+		rec.Lease = Lease{Job: rec.ID, Holder: q.o.Holder, Fence: rec.Lease.Fence + 1}
+		if o.Lease >= 0 {
+			d := o.Lease
+			if d == 0 {
+				d = q.o.Lease
+			}
+			rec.Lease.Until = now.Add(d)
+			q.timers.push(rec.Lease.Until, rec.Key, timerLease)
+		}
+	})
+	return claimed{e: e, job: e.rec.Job, w: w}
 }
 
 // granted waits until a claim is stored and completes the job's payload.

@@ -16,7 +16,7 @@ type ReleaseOptions struct {
 }
 
 // held returns the entry of a lease that still holds. q.mu is held.
-func (q *Queue) held(l Lease) (*entry, error) {
+func (q *Queue) held(l *Lease) (*entry, error) {
 	key, ok := ParseID(l.Job)
 	if !ok {
 		return nil, ErrNotFound
@@ -31,20 +31,19 @@ func (q *Queue) held(l Lease) (*entry, error) {
 	return e, nil
 }
 
-// change stages a change of a held job.
-func (q *Queue) change(ctx context.Context, l Lease, lazy bool, fn func(rec *Record)) (*Ticket, error) {
+// change stages a change of a held job. The write's group is that of the moment: who wants to wait takes a ticket.
+func (q *Queue) change(ctx context.Context, l *Lease, lazy bool, fn func(rec *Record)) (*write, *group, error) {
 	if err := q.ready(ctx); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	e, err := q.held(l)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	rec := e.rec
-	fn(&rec)
-	return q.ticket(q.stage(e, rec, false, lazy)), nil
+	w := q.stage(e, lazy, fn)
+	return w, w.group, nil
 }
 
 // Finish ends a held job and returns after the commit. ErrLeaseLost: it was taken over, cancelled or finished.
@@ -54,11 +53,11 @@ func (q *Queue) Finish(ctx context.Context, l Lease, r Result) error {
 		return invalid("a job can't finish as %q", r.State)
 	}
 	now := q.o.Clock()
-	t, err := q.change(ctx, l, false, func(rec *Record) { finish(rec, r, now) })
+	w, g, err := q.change(ctx, &l, false, func(rec *Record) { finish(rec, &r, now) })
 	if err != nil {
 		return err
 	}
-	return t.Wait(ctx)
+	return q.await(ctx, w, g)
 }
 
 // FinishLazy ends a held job without waiting: the change rides on a commit that happens anyway, at most Options.Lazy
@@ -69,11 +68,11 @@ func (q *Queue) FinishLazy(l Lease, r Result) error {
 		return invalid("a job can't finish as %q", r.State)
 	}
 	now := q.o.Clock()
-	_, err := q.change(context.Background(), l, true, func(rec *Record) { finish(rec, r, now) })
+	_, _, err := q.change(context.Background(), &l, true, func(rec *Record) { finish(rec, &r, now) })
 	return err
 }
 
-func finish(rec *Record, r Result, now time.Time) {
+func finish(rec *Record, r *Result, now time.Time) {
 	r.apply(&rec.Job, now)
 	rec.Lease = Lease{Fence: rec.Lease.Fence + 1}
 }
@@ -84,7 +83,7 @@ func (q *Queue) Extend(ctx context.Context, l Lease, d time.Duration) (Lease, er
 		d = q.o.Lease
 	}
 	until := q.o.Clock().Add(d)
-	_, err := q.change(ctx, l, true, func(rec *Record) {
+	_, _, err := q.change(ctx, &l, true, func(rec *Record) {
 		rec.Lease.Until = until
 		q.timers.push(until, rec.Key, timerLease)
 	})
@@ -98,7 +97,7 @@ func (q *Queue) Release(ctx context.Context, l Lease, o ReleaseOptions) error {
 		return err
 	}
 	q.mu.Lock()
-	e, err := q.held(l)
+	e, err := q.held(&l)
 	if err != nil {
 		q.mu.Unlock()
 		return err
@@ -117,20 +116,20 @@ func (q *Queue) Release(ctx context.Context, l Lease, o ReleaseOptions) error {
 
 // giveBack puts a running entry into the line again, or ends it after too many attempts. q.mu is held.
 func (q *Queue) giveBack(e *entry, attempt int, notBefore time.Time, reason string) *write {
-	rec := e.rec
-	if q.o.MaxAttempts > 0 && attempt >= q.o.MaxAttempts {
-		finish(&rec, Result{State: Failed, ErrorCode: "WORKER_FAILED",
-			ErrorMessage: "given up after too many attempts: " + reason}, q.o.Clock())
-		return q.stage(e, rec, false, false)
-	}
-	rec.State, rec.Attempt, rec.NotBefore = Queued, attempt, notBefore
-	rec.Worker, rec.Node, rec.Started, rec.FirstToken = "", "", time.Time{}, time.Time{}
-	rec.ErrorMessage = reason
-	rec.Lease = Lease{Fence: rec.Lease.Fence + 1}
-	if !rec.Deadline.IsZero() {
-		q.timers.push(rec.Deadline, rec.Key, timerDeadline)
-	}
-	return q.stage(e, rec, false, false)
+	return q.stage(e, false, func(rec *Record) {
+		if q.o.MaxAttempts > 0 && attempt >= q.o.MaxAttempts {
+			finish(rec, &Result{State: Failed, ErrorCode: "WORKER_FAILED",
+				ErrorMessage: "given up after too many attempts: " + reason}, q.o.Clock())
+			return
+		}
+		rec.State, rec.Attempt, rec.NotBefore = Queued, attempt, notBefore
+		rec.Worker, rec.Node, rec.Started, rec.FirstToken = "", "", time.Time{}, time.Time{}
+		rec.ErrorMessage = reason
+		rec.Lease = Lease{Fence: rec.Lease.Fence + 1}
+		if !rec.Deadline.IsZero() {
+			q.timers.push(rec.Deadline, rec.Key, timerDeadline)
+		}
+	})
 }
 
 // Cancel ends a job in any state and returns its record after the commit; the holder of a running one loses its
@@ -162,13 +161,13 @@ func (q *Queue) End(ctx context.Context, id string, r Result) (Job, error) {
 		q.mu.Unlock()
 		return q.Get(ctx, id)
 	}
-	rec := e.rec
-	finish(&rec, r, q.o.Clock())
-	t := q.ticket(q.stage(e, rec, false, false))
+	now := q.o.Clock()
+	t := q.ticket(q.stage(e, false, func(rec *Record) { finish(rec, &r, now) }))
+	job := e.rec.Job
 	q.mu.Unlock()
 	if err := t.Wait(ctx); err != nil {
 		return Job{}, err
 	}
-	rec.Job.Payload = nil
-	return rec.Job, nil
+	job.Payload = nil
+	return job, nil
 }

@@ -80,6 +80,7 @@ type minter struct {
 	mu   sync.Mutex
 	last int64
 	rand *bufio.Reader
+	buf  [12]byte
 }
 
 func newMinter(r io.Reader) *minter {
@@ -99,10 +100,10 @@ func (m *minter) raise(key int64) {
 func (m *minter) next(now time.Time) (string, int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	var b [12]byte
+	b := &m.buf
 	if _, err := io.ReadFull(m.rand, b[:]); err != nil {
 		// an injected source ran dry: the key alone still makes the id unique
-		clear(b[:])
+		*b = [12]byte{}
 	}
 	key := keyFloor(now) | int64(binary.LittleEndian.Uint32(b[8:])&(1<<keyShift-1))
 	if key <= m.last {

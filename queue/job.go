@@ -87,7 +87,7 @@ type Result struct {
 }
 
 // apply writes the result into a job record.
-func (r Result) apply(j *Job, now time.Time) {
+func (r *Result) apply(j *Job, now time.Time) {
 	j.State = r.State
 	if j.State == "" {
 		j.State = Complete

@@ -24,10 +24,10 @@ func (q *Queue) Recover(ctx context.Context) ([]Job, error) {
 			if e.rec.State != Running {
 				continue
 			}
-			rec := e.rec
-			rec.Lease = Lease{Job: rec.ID, Holder: q.o.Holder, Fence: rec.Lease.Fence + 1}
-			writes = append(writes, q.ticket(q.stage(e, rec, false, false)))
-			out = append(out, rec.Job)
+			writes = append(writes, q.ticket(q.stage(e, false, func(rec *Record) {
+				rec.Lease = Lease{Job: rec.ID, Holder: q.o.Holder, Fence: rec.Lease.Fence + 1}
+			})))
+			out = append(out, e.rec.Job)
 		}
 	}
 	q.mu.Unlock()

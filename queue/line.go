@@ -19,6 +19,7 @@ const (
 type entry struct {
 	rec     Record
 	cls     *class
+	tally   *tally // of its kind; nil while it is not counted
 	place   place
 	pending *write // staged, not yet taken by the writer
 	flying  int    // writes taken and not yet committed

@@ -100,7 +100,7 @@ type Queue struct {
 	idem     map[[2]string]*entry
 	line     *line
 	timers   timerHeap
-	tallies  map[Tally]int64
+	tallies  map[kind]*tally
 	waiting  map[string]int // by model, everything queued
 	queued   int
 	active   int // running jobs
@@ -127,7 +127,7 @@ func New(store Store, o Options) *Queue {
 	q := &Queue{
 		store: store, o: o, ids: newMinter(o.Rand), log: o.Logger,
 		live: map[int64]*entry{}, idem: map[[2]string]*entry{}, line: newLine(o.BatchShare),
-		tallies: map[Tally]int64{}, waiting: map[string]int{}, pauses: map[Pause]bool{},
+		tallies: map[kind]*tally{}, waiting: map[string]int{}, pauses: map[Pause]bool{},
 		forming: newGroup(), watchers: map[*watcher]struct{}{},
 		wake: make(chan struct{}, 1), quit: make(chan struct{}), done: make(chan struct{}),
 	}
@@ -183,9 +183,7 @@ func (q *Queue) load(ctx context.Context, rescue bool) (fresh bool, err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for _, t := range snap.Finished {
-		n := t.N
-		t.N = 0
-		q.tallies[t] += n
+		q.tallyOf(kind{t.Model, t.Tenant, t.Priority}).n[indexOf(t.State)] += t.N
 	}
 	for _, p := range snap.Pauses {
 		q.pauses[p] = true
@@ -228,7 +226,7 @@ func (q *Queue) adopt(r Record) *entry {
 		q.timers.push(r.Deadline, r.Key, timerDeadline)
 	}
 	q.cache(e, r.Payload)
-	q.count(&e.rec, 1)
+	q.count(e, 1)
 	q.settle(e)
 	return e
 }
@@ -253,22 +251,5 @@ func (q *Queue) uncache(e *entry) {
 	if e.cached {
 		q.cacheLen -= int64(len(e.rec.Payload))
 		e.rec.Payload, e.cached = nil, false
-	}
-}
-
-// count adds a record to the counters, or takes it out. q.mu is held.
-func (q *Queue) count(r *Record, n int) {
-	t := Tally{State: r.State, Model: r.Model, Tenant: r.Tenant, Priority: r.Priority}
-	if q.tallies[t] += int64(n); q.tallies[t] == 0 {
-		delete(q.tallies, t)
-	}
-	switch r.State {
-	case Queued:
-		q.queued += n
-		if q.waiting[r.Model] += n; q.waiting[r.Model] == 0 {
-			delete(q.waiting, r.Model)
-		}
-	case Running:
-		q.active += n
 	}
 }

@@ -109,7 +109,7 @@ func (q *Queue) Counts(ctx context.Context) ([]Tally, error) {
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return tallySlice(q.tallies), nil
+	return q.counted(), nil
 }
 
 // Waiting is how many jobs are queued for a model, or for all of them when model is empty, in constant time.

@@ -16,6 +16,12 @@ type Ticket struct {
 	g   *group // nil: it has none yet
 }
 
+// submission is what a new job needs until it is stored: one piece of memory.
+type submission struct {
+	t Ticket
+	w write
+}
+
 // ticket is for whoever wants to wait for a write that is staged already. q.mu is held.
 func (q *Queue) ticket(w *write) *Ticket { return &Ticket{q: q, w: w, g: w.group} }
 
@@ -25,20 +31,30 @@ func (t *Ticket) ID() string { return t.job.ID }
 // Job is the record as it was submitted, with its lease when it was submitted as running.
 func (t *Ticket) Job() Job { return t.job }
 
+// Lease is the lease of a job that was submitted as running.
+func (t *Ticket) Lease() Lease { return t.job.Lease }
+
 // Wait returns after the commit: nil means stored. It can be called by many and again. A cancelled ctx ends the
 // waiting, not the submission.
-func (t *Ticket) Wait(ctx context.Context) error {
-	g := t.g
+func (t *Ticket) Wait(ctx context.Context) error { return t.q.await(ctx, t.w, t.g) }
+
+// await waits for the commit of a write, and says how it went.
+func (q *Queue) await(ctx context.Context, w *write, g *group) error {
 	if g == nil {
-		g = t.q.hurry(t.w)
+		g = q.hurry(w)
 	}
 	select {
 	case <-g.done:
-		return t.w.err
+		return w.err
+	default:
+	}
+	select {
+	case <-g.done:
+		return w.err
 	case <-ctx.Done():
 		select {
 		case <-g.done:
-			return t.w.err
+			return w.err
 		default:
 			return ctx.Err()
 		}
@@ -60,18 +76,20 @@ func (q *Queue) submit(job Job, late bool) (*Ticket, error) {
 		return nil, err
 	}
 	now := q.o.Clock()
-	rec, err := q.prepare(job, now)
-	if err != nil {
+	e := &entry{rec: Record{Job: job}}
+	rec := &e.rec
+	if err := prepare(rec, now); err != nil {
 		return nil, err
 	}
 	if rec.IdempotencyKey != "" {
-		if err := q.duplicate(context.Background(), &rec, now); err != nil {
+		if err := q.duplicate(context.Background(), rec, now); err != nil {
 			return nil, err
 		}
 	}
+	n := &submission{}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if err := q.admits(&rec); err != nil {
+	if err := q.admits(rec); err != nil {
 		return nil, err
 	}
 	if rec.ID == "" {
@@ -79,7 +97,7 @@ func (q *Queue) submit(job Job, late bool) (*Ticket, error) {
 	} else if q.live[rec.Key] != nil {
 		return nil, ErrConflict
 	}
-	e := &entry{cls: q.line.class(rec.Priority)}
+	e.cls = q.line.class(rec.Priority)
 	q.live[rec.Key] = e
 	if rec.IdempotencyKey != "" {
 		q.idem[[2]string{rec.Tenant, rec.IdempotencyKey}] = e
@@ -94,10 +112,10 @@ func (q *Queue) submit(job Job, late bool) (*Ticket, error) {
 	if rec.State == Queued && !rec.Deadline.IsZero() {
 		q.timers.push(rec.Deadline, rec.Key, timerDeadline)
 	}
-	w := q.stage(e, rec, true, late)
-	t := q.ticket(w)
-	t.job = rec.Job
-	return t, nil
+	n.t = Ticket{q: q, job: rec.Job, w: &n.w}
+	q.insert(e, &n.w, late)
+	n.t.g = n.w.group
+	return &n.t, nil
 }
 
 // Enqueue is Submit and Wait.
@@ -128,8 +146,8 @@ func (q *Queue) First(ctx context.Context, tenant, key, fingerprint string) erro
 // Prepare checks a job and fills in what a store's own enqueue (a Tx twin) writes: id, key, state, times.
 func (q *Queue) Prepare(job Job) (Record, error) {
 	now := q.o.Clock()
-	rec, err := q.prepare(job, now)
-	if err != nil {
+	rec := Record{Job: job}
+	if err := prepare(&rec, now); err != nil {
 		return Record{}, err
 	}
 	if rec.State != Queued {
@@ -141,35 +159,33 @@ func (q *Queue) Prepare(job Job) (Record, error) {
 	return rec, nil
 }
 
-func (q *Queue) prepare(job Job, now time.Time) (Record, error) {
-	rec := Record{Job: job}
+// prepare checks a new record and fills in what its caller left out.
+func prepare(rec *Record, now time.Time) error {
 	switch rec.State {
 	case "":
 		rec.State = Queued
 	case Queued, Running:
 	default:
-		return rec, invalid("a job can be submitted as queued or running, not %q", rec.State)
+		return invalid("a job can be submitted as queued or running, not %q", rec.State)
 	}
 	switch rec.Priority {
 	case "":
 		rec.Priority = Interactive
 	case Interactive, Batch:
 	default:
-		return rec, invalid("priority %q: use interactive or batch", rec.Priority)
+		return invalid("priority %q: use interactive or batch", rec.Priority)
 	}
 	if rec.ID != "" {
 		key, ok := ParseID(rec.ID)
 		if !ok {
-			return rec, invalid("id %q was not made by NewID", rec.ID)
+			return invalid("id %q was not made by NewID", rec.ID)
 		}
 		rec.Key = key
 	}
 	if rec.Submitted.IsZero() {
 		rec.Submitted = now
 	}
-	for _, t := range []*time.Time{&rec.Submitted, &rec.NotBefore, &rec.Deadline} {
-		*t = norm(*t)
-	}
+	rec.Submitted, rec.NotBefore, rec.Deadline = norm(rec.Submitted), norm(rec.NotBefore), norm(rec.Deadline)
 	if rec.IdempotencyKey == "" {
 		rec.Fingerprint = ""
 	} else if rec.Fingerprint == "" {
@@ -177,7 +193,7 @@ func (q *Queue) prepare(job Job, now time.Time) (Record, error) {
 		rec.Fingerprint = base64.RawURLEncoding.EncodeToString(sum[:])
 	}
 	rec.Completed, rec.FirstToken, rec.Lease = time.Time{}, time.Time{}, Lease{}
-	return rec, nil
+	return nil
 }
 
 // admits says whether the queue takes another job. q.mu is held.
@@ -225,7 +241,8 @@ func norm(t time.Time) time.Time {
 	if t.IsZero() {
 		return time.Time{}
 	}
-	return t.UTC().Truncate(time.Microsecond)
+	ns := t.Nanosecond()
+	return time.Unix(t.Unix(), int64(ns-ns%1000)).UTC()
 }
 
 // same says what a second job with a used idempotency key gets.
@@ -239,6 +256,9 @@ func same(first Job, fingerprint string) error {
 
 // judge turns a duplicate that only the store noticed into what Submit would have said.
 func judge(err error, fingerprint string) error {
+	if err == nil {
+		return nil
+	}
 	var d *DuplicateError
 	if errors.As(err, &d) {
 		return same(d.First, fingerprint)

@@ -62,10 +62,10 @@ func (q *Queue) Sweep() {
 			}
 		case timerDeadline:
 			if e.rec.State == Queued && !e.rec.Deadline.After(now) {
-				rec := e.rec
-				finish(&rec, Result{State: Failed, ErrorCode: "DEADLINE_EXCEEDED",
-					ErrorMessage: "the deadline passed while the job waited: allow more time or add workers"}, now)
-				q.stage(e, rec, false, false)
+				q.stage(e, false, func(rec *Record) {
+					finish(rec, &Result{State: Failed, ErrorCode: "DEADLINE_EXCEEDED",
+						ErrorMessage: "the deadline passed while the job waited: allow more time or add workers"}, now)
+				})
 			}
 		case timerLease:
 			if u := e.rec.Lease.Until; e.rec.State == Running && !u.IsZero() && !u.After(now) {
@@ -94,12 +94,9 @@ func (q *Queue) Housekeep(ctx context.Context) error {
 		q.mu.Lock()
 		for _, t := range gone {
 			n += t.N
-			k := t
-			k.N = 0
-			if q.tallies[k] -= t.N; q.tallies[k] <= 0 {
-				delete(q.tallies, k)
-			}
+			q.discount(t)
 		}
+		q.tidy()
 		q.mu.Unlock()
 		if n < batch {
 			break

@@ -18,7 +18,7 @@ func newGroup() *group { return &group{done: make(chan struct{})} }
 type write struct {
 	op     Op
 	e      *entry
-	before Record    // to go back to when the write fails
+	before *Record   // to go back to when the write fails; nil when the job did not exist before
 	fresh  bool      // the job did not exist before
 	lazy   bool      // nobody waits: it rides on the next commit
 	dead   bool      // taken back before it was written
@@ -27,44 +27,41 @@ type write struct {
 	err    error
 }
 
-// stage makes next the record of e and puts the write for it on its way, merged into one that was not taken yet.
-// q.mu is held.
-func (q *Queue) stage(e *entry, next Record, fresh, lazy bool) *write {
+// insert puts the write of a new entry on its way, whose record is filled in. q.mu is held.
+func (q *Queue) insert(e *entry, w *write, lazy bool) {
+	w.e, w.fresh, w.lazy = e, true, lazy
+	w.op.Kind, w.op.Since, w.op.Record = OpInsert, e.rec.Submitted.Add(-q.o.IdempotencyWindow), e.rec
+	e.pending = w
+	q.enlist(w)
+	q.count(e, 1)
+	if e.rec.State == Queued { // who submits a job as running has its payload
+		q.cache(e, e.rec.Payload)
+	} else {
+		e.rec.Payload = nil
+	}
+	q.settle(e)
+}
+
+// stage lets fn change the record of e, but for its payload, and puts the write for it on its way, merged into one that was
+// not taken yet. q.mu is held.
+func (q *Queue) stage(e *entry, lazy bool, fn func(rec *Record)) *write {
 	w := e.pending
 	if w == nil {
-		w = &write{e: e, before: e.rec, fresh: fresh, lazy: lazy}
-		w.op = Op{Kind: OpUpdate, IfState: e.rec.State, IfFence: e.rec.Lease.Fence}
-		if fresh {
-			w.op.Kind, w.op.Since = OpInsert, next.Submitted.Add(-q.o.IdempotencyWindow)
-		}
+		before := e.rec
+		w = &write{e: e, before: &before, lazy: lazy, op: Op{Kind: OpUpdate, IfState: e.rec.State, IfFence: e.rec.Lease.Fence}}
 		e.pending = w
 		q.enlist(w)
 	} else if w.lazy && !lazy {
 		w.lazy = false
 		q.enlist(w)
 	}
-	if !fresh {
-		q.count(&e.rec, -1)
-	}
-	payload := next.Payload
-	if !fresh {
-		next.Payload = e.rec.Payload
-	}
-	e.rec = next
-	q.count(&e.rec, 1)
-	if w.op.Kind == OpInsert && fresh {
-		w.op.Record = next
-	} else {
-		kept := w.op.Record.Payload
-		w.op.Record = next
-		w.op.Record.Payload = kept
-	}
-	if fresh && next.State == Queued { // who submits a job as running has its payload
-		q.cache(e, payload)
-	} else if fresh {
-		e.rec.Payload = nil
-	}
-	w.op.Scrub = next.State.Terminal() && !q.o.KeepPayloads
+	q.count(e, -1)
+	fn(&e.rec)
+	q.count(e, 1)
+	kept := w.op.Record.Payload
+	w.op.Record = e.rec
+	w.op.Record.Payload = kept
+	w.op.Scrub = e.rec.State.Terminal() && !q.o.KeepPayloads
 	if w.op.Scrub {
 		w.op.Record.Payload = nil
 	}
@@ -313,15 +310,15 @@ func (q *Queue) undo(w *write, err error) {
 		p.dead, p.err, e.pending = true, err, nil
 	}
 	if w.fresh {
-		q.count(&e.rec, -1)
+		q.count(e, -1)
 		q.forget(e)
 		return
 	}
-	before := w.before
-	before.Payload = e.rec.Payload
-	q.count(&e.rec, -1)
-	e.rec = before
-	q.count(&e.rec, 1)
+	q.count(e, -1)
+	payload := e.rec.Payload
+	e.rec = *w.before
+	e.rec.Payload = payload
+	q.count(e, 1)
 	q.settle(e)
 }
 
@@ -347,13 +344,13 @@ func (q *Queue) reread(key int64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if e := q.live[key]; e != nil && e.pending == nil && e.flying == 0 {
-		q.count(&e.rec, -1)
+		q.count(e, -1)
 		q.forget(e)
 	}
 	switch {
 	case err != nil || q.live[key] != nil:
 	case rec.State.Terminal():
-		q.count(&rec, 1)
+		q.count(&entry{rec: rec}, 1)
 	default:
 		q.adopt(rec)
 	}

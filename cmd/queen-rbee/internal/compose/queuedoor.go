@@ -159,7 +159,7 @@ func (d *queueDoor) Submit(j *router.Job, running bool, worker, node string) (ro
 	c := &commit{}
 	c.t.Store(t)
 	if e != nil {
-		e.setLease(t.Job().Lease)
+		e.setLease(t.Lease())
 		e.commit = c
 	}
 	return c, nil
