@@ -34,9 +34,12 @@ type Instruments struct {
 
 	duration, first, perToken, queueWait, schedule, load metric.Float64Histogram
 	tokens                                               metric.Int64Histogram
-	active                                               metric.Int64UpDownCounter
 	rejected, download, evictions, retries               metric.Int64Counter
 	aborted, rescues, cached                             metric.Int64Counter
+
+	buffer   buffer
+	outcomes outcomes
+	serving  gauges
 
 	request, byModel, byTokens, byOp, byCode, byKind, byRetry, bySide, byPriority, byAction, byHive *sets
 }
@@ -68,9 +71,9 @@ func New(meter metric.Meter, tracer trace.Tracer, o Options) (*Instruments, erro
 		o.Remote = tracer
 	}
 	i := &Instruments{meter: meter, tracer: tracer, remote: o.Remote, silent: silent, models: newBound(o.MaxModels), hives: newBound(o.MaxHives), devices: newBound(64),
-		codes: newBound(64), ops: newBound(64)}
+		codes: newBound(64), ops: newBound(64), outcomes: outcomes{m: make(map[key]*outcome)}, serving: gauges{m: make(map[string]*gauge)}}
 	i.labelSets()
-	if err := errors.Join(i.histograms(), i.counters(), i.buildInfo(o)); err != nil {
+	if err := errors.Join(i.histograms(), i.counters(), i.active(), i.buildInfo(o)); err != nil {
 		return nil, err
 	}
 	return i, nil
@@ -128,9 +131,21 @@ func (i *Instruments) counters() error {
 	i.aborted = count(nameAborted, "", "Streams that ended early, by the side that ended them")
 	i.rescues = count(nameRescues, "", "Streams carried on by another worker, by action")
 	i.cached = count(nameCached, "", "Prompt tokens that a worker's prefix cache held")
-	var err error
-	i.active, err = i.meter.Int64UpDownCounter(nameActive, metric.WithDescription("Requests being served"))
-	return errors.Join(append(errs, err)...)
+	return errors.Join(errs...)
+}
+
+// active shows the requests being served; its callback runs before the histograms are read, and hands on what waits for them.
+func (i *Instruments) active() error {
+	active, err := i.meter.Int64ObservableUpDownCounter(nameActive, metric.WithDescription("Requests being served"))
+	if err != nil {
+		return err
+	}
+	_, err = i.meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+		i.buffer.flush()
+		i.serving.observe(o, active)
+		return nil
+	}, active)
+	return err
 }
 
 func (i *Instruments) buildInfo(o Options) error {
@@ -159,36 +174,37 @@ type Request struct {
 }
 
 // RequestStart counts a request as being served until RequestDone.
-func (i *Instruments) RequestStart(ctx context.Context, operation string) {
-	i.active.Add(ctx, 1, i.byOp.get(key{a: i.ops.value(operation)}).add...)
+func (i *Instruments) RequestStart(_ context.Context, operation string) {
+	i.serving.get(i.ops.value(operation), i.byOp).n.Add(1)
 }
 
 // RequestDone records a request that RequestStart counted, with the same operation.
 func (i *Instruments) RequestDone(ctx context.Context, r Request) {
-	op, model := i.ops.value(r.Operation), i.models.value(r.Model)
-	i.active.Add(ctx, -1, i.byOp.get(key{a: op}).add...)
-	i.duration.Record(ctx, r.Duration.Seconds(), i.request.get(key{op, model, class(r.Status), i.codes.value(r.Code)}).record...)
-	byModel := i.byModel.get(key{a: op, b: model})
+	of := i.outcome(&r)
+	of.active.n.Add(-1)
+	var list [5]sample
+	all := append(list[:0], sample{seconds: i.duration, v: r.Duration.Seconds(), labels: of.request})
 	if r.FirstToken > 0 {
-		i.first.Record(ctx, r.FirstToken.Seconds(), byModel.record...)
+		all = append(all, sample{seconds: i.first, v: r.FirstToken.Seconds(), labels: of.byModel})
 	}
 	if r.PerToken > 0 {
-		i.perToken.Record(ctx, r.PerToken.Seconds(), byModel.record...)
+		all = append(all, sample{seconds: i.perToken, v: r.PerToken.Seconds(), labels: of.byModel})
 	}
 	if r.Prompt > 0 {
-		i.tokens.Record(ctx, int64(r.Prompt), i.byTokens.get(key{a: op, b: model, c: "input"}).record...)
+		all = append(all, sample{whole: i.tokens, v: float64(r.Prompt), labels: of.input})
 	}
 	if r.Output > 0 {
-		i.tokens.Record(ctx, int64(r.Output), i.byTokens.get(key{a: op, b: model, c: "output"}).record...)
+		all = append(all, sample{whole: i.tokens, v: float64(r.Output), labels: of.output})
 	}
+	i.buffer.add(all...)
 	if r.Cached > 0 {
-		i.cached.Add(ctx, int64(r.Cached), byModel.add...)
+		i.cached.Add(ctx, int64(r.Cached), of.byModel.add...)
 	}
 }
 
 // RequestAbandoned takes back a RequestStart whose request turned out to be none: it attached to one that runs already.
-func (i *Instruments) RequestAbandoned(ctx context.Context, operation string) {
-	i.active.Add(ctx, -1, i.byOp.get(key{a: i.ops.value(operation)}).add...)
+func (i *Instruments) RequestAbandoned(_ context.Context, operation string) {
+	i.serving.get(i.ops.value(operation), i.byOp).n.Add(-1)
 }
 
 func class(status int) string {
@@ -206,11 +222,11 @@ func class(status int) string {
 }
 
 // QueueWait records how long a job waited in the line.
-func (i *Instruments) QueueWait(ctx context.Context, priority string, d time.Duration) {
+func (i *Instruments) QueueWait(_ context.Context, priority string, d time.Duration) {
 	if priority != "batch" {
 		priority = "interactive"
 	}
-	i.queueWait.Record(ctx, d.Seconds(), i.byPriority.get(key{a: priority}).record...)
+	i.buffer.add(sample{seconds: i.queueWait, v: d.Seconds(), labels: i.byPriority.get(key{a: priority})})
 }
 
 // Rejected counts a refused request by its code.
@@ -219,8 +235,8 @@ func (i *Instruments) Rejected(ctx context.Context, code string) {
 }
 
 // ScheduleDuration records one decision; action is route, provision, queue or reject.
-func (i *Instruments) ScheduleDuration(ctx context.Context, action string, d time.Duration) {
-	i.schedule.Record(ctx, d.Seconds(), i.byAction.get(key{a: i.ops.value(action)}).record...)
+func (i *Instruments) ScheduleDuration(_ context.Context, action string, d time.Duration) {
+	i.buffer.add(sample{seconds: i.schedule, v: d.Seconds(), labels: i.byAction.get(key{a: i.ops.value(action)})})
 }
 
 // ModelLoad records how long a worker took to come up.

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -145,6 +146,62 @@ func TestManyModelsStayBounded(t *testing.T) {
 	}
 	if n := strings.Count(scrape(t, p), "gen_ai_server_request_duration_seconds_count{"); n > 201 {
 		t.Errorf("%d series of 5,000 models", n)
+	}
+}
+
+// TestValuesAreReadWhole reads while many record: what was recorded before a scrape is in it, each value once.
+func TestValuesAreReadWhole(t *testing.T) {
+	p, m := provider(t, Options{NoRuntime: true})
+	const workers, each = 8, 1001
+	var wg sync.WaitGroup
+	for range workers {
+		wg.Go(func() {
+			for i := range each {
+				m.RequestStart(t.Context(), "chat")
+				m.ScheduleDuration(t.Context(), "route", time.Microsecond)
+				m.QueueWait(t.Context(), "batch", time.Millisecond)
+				m.RequestDone(t.Context(), metrics.Request{Operation: "chat", Model: "m", Status: 200, Duration: time.Second, FirstToken: time.Second, Prompt: 3, Output: 2})
+				if i%100 == 0 {
+					scrape(t, p)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	m.RequestStart(t.Context(), "chat")
+	text := scrape(t, p)
+	for series, want := range map[string]int{
+		`gen_ai_server_request_duration_seconds_count{`: workers * each, `gen_ai_server_time_to_first_token_seconds_count{`: workers * each,
+		`rbee_schedule_duration_seconds_count{`: workers * each, `rbee_queue_wait_seconds_count{`: workers * each, `rbee_requests_active{`: 1,
+		`gen_ai_token_type="input"`: 3 * workers * each, `gen_ai_token_type="output"`: 2 * workers * each,
+	} {
+		got := -1
+		for line := range strings.Lines(text) {
+			if strings.Contains(line, series) && !strings.Contains(line, "_bucket{") && (strings.Contains(line, "_count{") == strings.Contains(series, "_count{")) {
+				_, v, _ := strings.Cut(line, "} ")
+				n, err := strconv.ParseFloat(strings.TrimSpace(v), 64)
+				if err != nil {
+					t.Fatal(err)
+				}
+				got = int(n)
+			}
+		}
+		if got != want {
+			t.Errorf("%s: %d, want %d", series, got, want)
+		}
+	}
+}
+
+// BenchmarkRecorded is what a request's metrics cost with the SDK behind them.
+func BenchmarkRecorded(b *testing.B) {
+	_, m := provider(b, Options{NoRuntime: true})
+	r := metrics.Request{Operation: "chat", Model: "demo", Status: 200, Duration: time.Second, FirstToken: time.Millisecond, Prompt: 5, Output: 9}
+	b.ReportAllocs()
+	for b.Loop() {
+		m.RequestStart(b.Context(), "chat")
+		m.ScheduleDuration(b.Context(), "route", time.Microsecond)
+		m.QueueWait(b.Context(), "interactive", time.Millisecond)
+		m.RequestDone(b.Context(), r)
 	}
 }
 
