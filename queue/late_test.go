@@ -48,7 +48,7 @@ func (c *counting) Apply(ctx context.Context, ops []*queue.Op) error {
 
 func late(t *testing.T, q *queue.Queue) (*queue.Ticket, queue.Lease) {
 	t.Helper()
-	ticket, err := q.SubmitLate(queue.Job{Model: "m", State: queue.Running, Worker: "w", Payload: []byte("x")})
+	ticket, err := q.SubmitLate(queue.Job{Model: "m", State: queue.Running, Worker: "w", Payload: []byte("x")}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -100,6 +100,52 @@ func TestSubmitLate(t *testing.T) {
 		page, err := q.List(t.Context(), queue.Filter{Limit: 10})
 		if err != nil || len(page.Jobs) == 0 || page.Jobs[0].ID != listed.ID() {
 			t.Fatalf("listing: %+v, %v", page, err)
+		}
+	})
+}
+
+// TestSubmitLatePayload asks for the payload of a job that must be kept, once, and not for one that is over before.
+func TestSubmitLatePayload(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := queue.NewMemory()
+		q := queue.New(s, queue.Options{Lazy: 50 * time.Millisecond})
+		defer q.Close()
+		asked := 0
+		submit := func(j queue.Job) *queue.Ticket {
+			j.Model, j.State = "m", queue.Running
+			ticket, err := q.SubmitLate(j, func() []byte { asked++; return []byte("body") })
+			if err != nil {
+				t.Fatal(err)
+			}
+			return ticket
+		}
+		short := submit(queue.Job{})
+		if err := q.FinishLazy(short.Lease(), queue.Result{}); err != nil {
+			t.Fatal(err)
+		}
+		if err := short.Wait(t.Context()); err != nil || asked != 0 {
+			t.Fatalf("the payload of a job that is over was asked for %d times, %v", asked, err)
+		}
+		long := submit(queue.Job{})
+		if err := long.Wait(t.Context()); err != nil || asked != 1 {
+			t.Fatalf("asked %d times, %v", asked, err)
+		}
+		if j, err := q.Get(t.Context(), long.ID()); err != nil || string(j.Payload) != "body" || j.State != queue.Running {
+			t.Fatalf("stored as %+v, %v", j, err)
+		}
+		if err := q.Finish(t.Context(), long.Lease(), queue.Result{}); err != nil || asked != 1 {
+			t.Fatalf("asked %d times, %v", asked, err)
+		}
+		keyed := submit(queue.Job{Tenant: "t", IdempotencyKey: "k"}) // its fingerprint is that of its payload
+		if asked != 2 {
+			t.Fatalf("asked %d times", asked)
+		}
+		_, err := q.Submit(queue.Job{Tenant: "t", IdempotencyKey: "k", Payload: []byte("body")})
+		if !errors.Is(err, queue.ErrDuplicate) {
+			t.Fatalf("a repeat: %v", err)
+		}
+		if err := keyed.Wait(t.Context()); err != nil {
+			t.Fatal(err)
 		}
 	})
 }

@@ -20,7 +20,7 @@ func BenchmarkShortJob(b *testing.B) {
 	group := make([]*queue.Ticket, 0, 64)
 	b.ReportAllocs()
 	for b.Loop() {
-		t, err := q.SubmitLate(queue.Job{ID: q.NewID(), Tenant: "t", Model: "m", Priority: queue.Interactive, State: queue.Running, Worker: "w", Node: "n", Payload: payload})
+		t, err := q.SubmitLate(queue.Job{ID: q.NewID(), Tenant: "t", Model: "m", Priority: queue.Interactive, State: queue.Running, Worker: "w", Node: "n"}, func() []byte { return append([]byte(nil), payload...) })
 		if err != nil {
 			b.Fatal(err)
 		}

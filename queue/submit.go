@@ -65,18 +65,25 @@ func (q *Queue) await(ctx context.Context, w *write, g *group) error {
 // stored as claimed by its Worker on its Node, with a lease for the caller (Ticket.Job), which need not wait before
 // it uses it; otherwise the job goes into the line. Errors: a *DuplicateError that carries the first job of the
 // idempotency key, ErrConflict when that one had another body, ErrOverloaded, ErrInvalid, ErrClosed.
-func (q *Queue) Submit(job Job) (*Ticket, error) { return q.submit(job, false) }
+func (q *Queue) Submit(job Job) (*Ticket, error) { return q.submit(&job, nil, false) }
 
 // SubmitLate is Submit for a job that nobody is told of before it is over: it is stored when somebody waits for its
-// ticket, and at most Options.Lazy after its submission. A short job is then one write of its end.
-func (q *Queue) SubmitLate(job Job) (*Ticket, error) { return q.submit(job, true) }
+// ticket, and at most Options.Lazy after its submission. A short job is then one write of its end. payload, where it is not
+// nil, makes Job.Payload when it is needed: not for a job whose end would drop it anyway. It is called at most once, perhaps
+// by another goroutine.
+func (q *Queue) SubmitLate(job Job, payload func() []byte) (*Ticket, error) {
+	if payload != nil && job.IdempotencyKey != "" && job.Fingerprint == "" {
+		job.Payload, payload = payload(), nil
+	}
+	return q.submit(&job, payload, true)
+}
 
-func (q *Queue) submit(job Job, late bool) (*Ticket, error) {
+func (q *Queue) submit(job *Job, payload func() []byte, late bool) (*Ticket, error) {
 	if err := q.ready(context.Background()); err != nil {
 		return nil, err
 	}
 	now := q.o.Clock()
-	e := &entry{rec: Record{Job: job}}
+	e := &entry{rec: Record{Job: *job}}
 	rec := &e.rec
 	if err := prepare(rec, now); err != nil {
 		return nil, err
@@ -113,6 +120,7 @@ func (q *Queue) submit(job Job, late bool) (*Ticket, error) {
 		q.timers.push(rec.Deadline, rec.Key, timerDeadline)
 	}
 	n.t = Ticket{q: q, job: rec.Job, w: &n.w}
+	n.w.payload = payload
 	q.insert(e, &n.w, late)
 	n.t.g = n.w.group
 	return &n.t, nil

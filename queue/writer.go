@@ -25,6 +25,16 @@ type write struct {
 	due    time.Time // a late insert rides on no other commit before, unless somebody waits for it
 	group  *group
 	err    error
+
+	payload func() []byte // of an insert that was not given its payload yet
+}
+
+// fill gives an insert the payload that it was promised, if its job's end has not dropped it. Only the writer calls it, with a
+// write that it took.
+func (w *write) fill() {
+	if w.payload != nil {
+		w.op.Record.Payload, w.payload = w.payload(), nil
+	}
 }
 
 // insert puts the write of a new entry on its way, whose record is filled in. q.mu is held.
@@ -63,7 +73,7 @@ func (q *Queue) stage(e *entry, lazy bool, fn func(rec *Record)) *write {
 	w.op.Record.Payload = kept
 	w.op.Scrub = e.rec.State.Terminal() && !q.o.KeepPayloads
 	if w.op.Scrub {
-		w.op.Record.Payload = nil
+		w.op.Record.Payload, w.payload = nil, nil
 	}
 	q.settle(e)
 	return w
@@ -222,6 +232,7 @@ func (q *Queue) commit(g *group) {
 	ops := make([]*Op, 0, len(g.writes))
 	for _, w := range g.writes {
 		if !w.dead {
+			w.fill()
 			writes, ops = append(writes, w), append(ops, &w.op)
 		}
 	}

@@ -20,7 +20,7 @@ func ranJobs(t *testing.T, q *queue.Queue, n int) []string {
 	ids := make([]string, n)
 	tickets := make([]*queue.Ticket, n)
 	for i := range n {
-		tk, err := q.SubmitLate(queue.Job{Tenant: "t \"é\"", Model: fmt.Sprint("m", i%2), Payload: []byte("p"), State: queue.Running, Worker: "w"})
+		tk, err := q.SubmitLate(queue.Job{Tenant: "t \"é\"", Model: fmt.Sprint("m", i%2), Payload: []byte("p"), State: queue.Running, Worker: "w"}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

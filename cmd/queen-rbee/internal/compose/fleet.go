@@ -75,19 +75,20 @@ func (f *fleet) worker(id string) (router.Worker, bool) {
 	if !ok {
 		return router.Worker{}, false
 	}
-	address := rec.Address
-	if u, err := url.Parse(address); err == nil && u.Host != "" { // one that registered itself
-		address = u.Host
-		if _, linked := f.links.link(rec.Node); !linked {
-			address = behind(u.Host, u)
-		}
-	}
-	w := router.Worker{ID: id, Node: rec.Node, Address: address, Protocol: rec.Protocol, Slots: rec.SlotsTotal}
+	w := router.Worker{ID: id, Node: rec.Node, Address: rec.Address, Protocol: rec.Protocol, Slots: rec.SlotsTotal}
 	if x, ok := (*f.externals.Load())[id]; ok {
 		w.Address, w.Model, w.APIKey = x.address, x.model, x.apiKey
 		w.Capabilities.Prefill = x.spec.Prefill
 		w.Capabilities.CancelCall = rec.Protocol == router.ProtocolExecute
 		return w, true
+	}
+	if strings.Contains(rec.Address, "//") { // one that registered itself
+		if u, err := url.Parse(rec.Address); err == nil && u.Host != "" {
+			w.Address = u.Host
+			if _, linked := f.links.link(rec.Node); !linked {
+				w.Address = behind(u.Host, u)
+			}
+		}
 	}
 	if h, ok := f.links.known(id); ok {
 		w.Model, w.APIKey = h.ModelName, h.APIKey

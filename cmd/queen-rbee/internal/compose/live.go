@@ -16,10 +16,10 @@ type entry struct {
 	job         *router.Job
 	stream      *sserelay.Stream
 	grant       *admission.Grant
-	commit      router.Pending // of the insert
-	fingerprint string         // of the body, for an Idempotency-Key
-	usage       bool           // its client reads a stream and wants a chunk with the usage
-	keep        string         // keep_alive: how long its worker stays afterwards, "" = not said
+	commit      commit // of the insert
+	fingerprint string // of the body, for an Idempotency-Key
+	usage       bool   // its client reads a stream and wants a chunk with the usage
+	keep        string // keep_alive: how long its worker stays afterwards, "" = not said
 
 	trace *metrics.Trace // nil: not traced
 

@@ -154,7 +154,7 @@ func (q *Queen) done(j *router.Job, r router.Result) {
 	}
 	e.ended(j, r)
 	q.aborted(j, r)
-	m := metrics.Request{Operation: operations[j.Surface], Model: j.Model, Status: http.StatusOK, Code: r.Code, Duration: r.Completed.Sub(r.Submitted),
+	m := metrics.Request{Operation: operationOf(j.Surface), Model: j.Model, Status: http.StatusOK, Code: r.Code, Duration: r.Completed.Sub(r.Submitted),
 		Prompt: r.PromptTokens, Output: r.TokensOut, Cached: r.CachedTokens}
 	if !r.Started.IsZero() {
 		q.met.QueueWait(q.life, j.Priority, r.Started.Sub(r.Submitted))
@@ -182,7 +182,7 @@ func (q *Queen) done(j *router.Job, r router.Result) {
 
 // restore takes up a job of an earlier queen.
 func (q *Queen) restore(j *router.Job, e *entry) {
-	q.met.RequestStart(q.life, operations[j.Surface])
+	q.met.RequestStart(q.life, operationOf(j.Surface))
 	e.grant = q.adm.Restore(admission.Request{ID: j.ID, Tenant: j.Tenant, Model: j.Model, PromptTokens: int64(j.PromptTokens), MaxTokens: int64(j.MaxTokens)})
 }
 

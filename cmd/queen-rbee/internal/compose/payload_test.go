@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"reflect"
 	"testing"
+	"time"
 
 	"github.com/queen-rbee/queen-rbee/router"
 )
@@ -16,16 +17,23 @@ func TestPayloadHeader(t *testing.T) {
 		{Surface: router.Raw, Path: `/v1/a"b\c`, Session: "säge", Node: "n\n"},
 		{Session: "s", Node: "n", Set: map[string]string{"temperature": "0"}, Strip: []string{"seed"}},
 	} {
-		b, err := p.append(nil)
-		if err != nil {
-			t.Fatal(err)
-		}
+		b := p.append(nil)
 		var got payload
 		if err := json.Unmarshal(b, &got); err != nil {
 			t.Fatalf("%s: %v", b, err)
 		}
 		if !reflect.DeepEqual(p, got) {
 			t.Errorf("%s: %+v", b, got)
+		}
+	}
+}
+
+// TestSeconds compares the form of a reset header with what it stands for.
+func TestSeconds(t *testing.T) {
+	for d, want := range map[time.Duration]string{0: "0s", time.Millisecond: "0.001s", 1500 * time.Millisecond: "1.5s", 59990 * time.Millisecond: "59.99s",
+		time.Minute: "60s", time.Microsecond: "0.001s", 2*time.Second + 1: "2.001s", -time.Second: "0s"} {
+		if got := seconds(d); got != want {
+			t.Errorf("%v: %s, want %s", d, got, want)
 		}
 	}
 }

@@ -38,17 +38,13 @@ type payload struct {
 	PromptAt    [2]int            `json:"b,omitempty"` // where the prompt stands in the body
 }
 
-func encodePayload(j *router.Job) ([]byte, error) {
+func encodePayload(j *router.Job) []byte {
 	p := payload{Surface: j.Surface, Path: j.Path, ContentType: j.ContentType, Session: j.Session, Node: j.Node, Stream: j.Stream,
 		MaxTokens: j.MaxTokens, Correlation: j.CorrelationID, Set: j.Set, Strip: j.Strip}
 	if i := within(j.Body, j.Prompt); i > 0 {
 		p.PromptAt = [2]int{i, i + len(j.Prompt)}
 	}
-	out, err := p.append(make([]byte, 0, 192+len(j.Body)))
-	if err != nil {
-		return nil, err
-	}
-	return append(append(out, '\n'), j.Body...), nil
+	return append(append(p.append(make([]byte, 0, 192+len(j.Body))), '\n'), j.Body...)
 }
 
 // within finds a part of a body, which mostly is a slice of it.
@@ -63,10 +59,10 @@ func within(body, part []byte) int {
 }
 
 // append writes the header, which decodePayload reads. Reflection would cost more than all else that is done for a job.
-func (p *payload) append(b []byte) ([]byte, error) {
+func (p *payload) append(b []byte) []byte {
 	if p.Set != nil || p.Strip != nil || !plainText(p.Path, p.ContentType, p.Session, p.Node, p.Correlation) {
-		head, err := json.Marshal(p)
-		return append(b, head...), err
+		head, _ := json.Marshal(p) // of strings, numbers, and what holds them: it can't fail
+		return append(b, head...)
 	}
 	text := func(name, v string) {
 		if v != "" {
@@ -91,7 +87,7 @@ func (p *payload) append(b []byte) ([]byte, error) {
 		number(`,`, p.PromptAt[1])
 		b = append(b, ']')
 	}
-	return append(b, '}'), nil
+	return append(b, '}')
 }
 
 // plainText reports whether none of the strings needs an escape in JSON.
@@ -134,13 +130,9 @@ func wantsUsage(body []byte) bool {
 
 // Submit implements router.Queue.
 func (d *queueDoor) Submit(j *router.Job, running bool, worker, node string) (router.Pending, error) {
-	data, err := encodePayload(j)
-	if err != nil {
-		return nil, err
-	}
 	job := queue.Job{ID: j.ID, Tenant: j.Tenant, Model: j.Model, ModelRef: j.ModelRef, Priority: j.Priority, State: queue.Queued,
 		Submitted: j.Submitted, Deadline: j.Deadline, PromptTokens: j.PromptTokens, IdempotencyKey: j.IdempotencyKey,
-		Detached: j.Detached, Payload: data}
+		Detached: j.Detached}
 	e := entryOf(j)
 	if e != nil {
 		job.Fingerprint = e.fingerprint
@@ -148,20 +140,23 @@ func (d *queueDoor) Submit(j *router.Job, running bool, worker, node string) (ro
 	if running {
 		job.State, job.Worker, job.Node = queue.Running, worker, node
 	}
-	submit := d.q.Submit
-	if running && j.Inline && j.IdempotencyKey == "" {
-		submit = d.q.SubmitLate // its reader waits for the store before it shows the answer
+	var t *queue.Ticket
+	var err error
+	if running && j.Inline && j.IdempotencyKey == "" { // its reader waits for the store before it shows the answer
+		t, err = d.q.SubmitLate(job, func() []byte { return encodePayload(j) })
+	} else {
+		job.Payload = encodePayload(j)
+		t, err = d.q.Submit(job)
 	}
-	t, err := submit(job)
 	if err != nil {
 		return nil, err
 	}
 	c := &commit{}
-	c.t.Store(t)
 	if e != nil {
 		e.setLease(t.Lease())
-		e.commit = c
+		c = &e.commit
 	}
+	c.t.Store(t)
 	return c, nil
 }
 

@@ -79,8 +79,7 @@ func (d *schedDoor) Pick(ctx context.Context, line []*router.Job) (int, router.P
 }
 
 func (d *schedDoor) placement(j *router.Job, dec scheduler.Decision, rel scheduler.Release) router.Placement {
-	p := router.Placement{Node: dec.Node, Evict: dec.Evict, Code: dec.Code, Reason: dec.Reason, RetryAfter: dec.Wait,
-		Release: func(router.Outcome) { rel.Done() }}
+	p := router.Placement{Node: dec.Node, Evict: dec.Evict, Code: dec.Code, Reason: dec.Reason, RetryAfter: dec.Wait}
 	switch dec.Action {
 	case scheduler.Route:
 		w, ok := d.workers(dec.Worker)
@@ -100,10 +99,11 @@ func (d *schedDoor) placement(j *router.Job, dec scheduler.Decision, rel schedul
 			p.LoadBytes = n.LoadBytes
 		}
 		p.Device = dec.Device
+		p.Release = func(router.Outcome) { rel.Done() }
 	case scheduler.Queue:
-		p.Action, p.Release = router.Wait, nil
+		p.Action = router.Wait
 	case scheduler.Reject:
-		p.Action, p.Release = router.Reject, nil
+		p.Action = router.Reject
 	}
 	return p
 }

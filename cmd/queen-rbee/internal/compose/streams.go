@@ -94,7 +94,7 @@ func (s *stream) copyOptions(o router.CopyOptions) sserelay.CopyOptions {
 // hold keeps the first byte back until the job is stored. Readers of a job that is neither streamed nor detached wait for
 // the store themselves.
 func (s *stream) hold(ctx context.Context) error {
-	if s.entry == nil || s.entry.commit == nil || !s.job.Stream && !s.job.Detached {
+	if s.entry == nil || !s.job.Stream && !s.job.Detached {
 		return nil
 	}
 	return s.entry.commit.Wait(ctx)

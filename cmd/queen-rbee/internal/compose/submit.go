@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
 	"net/http"
 	"strconv"
 	"time"
@@ -55,37 +54,61 @@ func (s *submitter) Submit(ctx context.Context, r *httpserver.Request) (httpserv
 	if err != nil {
 		return nil, refusal(err)
 	}
-	j := &router.Job{ID: id, Tenant: r.Identity.Tenant, Model: entry0.Name, ModelRef: entry0.Ref, Priority: r.Priority, Session: r.Session,
-		Node: r.Node, Surface: surfaces[r.Surface], Path: r.Path, Body: r.Body, ContentType: r.ContentType, Prompt: r.Prompt, Stream: r.Stream,
+	n := &accepted{}
+	j, e := &n.job, &n.entry
+	*j = router.Job{ID: id, Tenant: r.Identity.Tenant, Model: entry0.Name, ModelRef: entry0.Ref, Priority: r.Priority, Session: r.Session,
+		Node: r.Node, Surface: surfaceOf(r.Surface), Path: r.Path, Body: r.Body, ContentType: r.ContentType, Prompt: r.Prompt, Stream: r.Stream,
 		Inline: !r.Stream && !r.Detach, Detached: r.Detach, Deadline: r.Deadline, Submitted: time.Now(), PromptTokens: prompt, MaxTokens: r.MaxTokens,
 		IdempotencyKey: r.IdempotencyKey, CorrelationID: r.CorrelationID, Traceparent: r.Traceparent, Strip: entry0.Strip, Set: rawValues(entry0.Set)}
-	e := &entry{job: j, grant: grant, fingerprint: r.BodyHash, usage: r.IncludeUsage, keep: r.KeepAlive, trace: s.trace(j, begin)}
+	e.job, e.grant, e.fingerprint, e.usage, e.keep, e.trace = j, grant, r.BodyHash, r.IncludeUsage, r.KeepAlive, s.trace(j, begin)
 	e.trace.Child(metrics.SpanAdmit, begin, j.Submitted, nil, "tenant", j.Tenant)
-	j.Aux = &work{entry: e}
+	n.work.entry = e
+	j.Aux = &n.work
 	s.live.put(id, e)
-	s.met.RequestStart(ctx, operations[j.Surface])
+	s.met.RequestStart(ctx, operationOf(j.Surface))
 	h, err := s.rt.Submit(ctx, j)
 	if err != nil {
 		s.live.drop(id)
 		grant.Settle(admission.Usage{})
 		e.trace.End(codeOf(err), time.Now())
 		if errors.Is(err, queue.ErrDuplicate) {
-			s.met.RequestAbandoned(ctx, operations[j.Surface])
+			s.met.RequestAbandoned(ctx, operationOf(j.Surface))
 			return s.repeat(ctx, err)
 		}
-		s.met.RequestDone(ctx, metrics.Request{Operation: operations[j.Surface], Model: j.Model, Status: statusOf(err), Code: codeOf(err), Duration: time.Since(begin)})
+		s.met.RequestDone(ctx, metrics.Request{Operation: operationOf(j.Surface), Model: j.Model, Status: statusOf(err), Code: codeOf(err), Duration: time.Since(begin)})
 		if r.IdempotencyKey != "" {
 			return s.repeat(ctx, err)
 		}
 		return nil, err
 	}
-	return &job{s: s, id: id, h: h, limits: limitHeaders(grant.Remaining()), late: r.IdempotencyKey == ""}, nil
+	n.reader = job{s: s, id: id, h: h, limits: limitHeaders(grant.Remaining()), late: r.IdempotencyKey == ""}
+	return &n.reader, nil
 }
 
-var surfaces = map[httpserver.Surface]router.Surface{
-	httpserver.SurfaceChat: router.Chat, httpserver.SurfaceCompletions: router.Completion, httpserver.SurfaceEmbeddings: router.Embeddings,
-	httpserver.SurfaceTask: router.Native, httpserver.SurfaceOllamaChat: router.OllamaChat, httpserver.SurfaceOllamaGenerate: router.OllamaGenerate,
-	httpserver.SurfaceRaw: router.Raw,
+// accepted is what compose keeps of a request that was let in: one piece of memory.
+type accepted struct {
+	job    router.Job
+	entry  entry
+	work   work
+	reader job
+}
+
+func surfaceOf(s httpserver.Surface) router.Surface {
+	switch s {
+	case httpserver.SurfaceChat:
+		return router.Chat
+	case httpserver.SurfaceCompletions:
+		return router.Completion
+	case httpserver.SurfaceEmbeddings:
+		return router.Embeddings
+	case httpserver.SurfaceOllamaChat:
+		return router.OllamaChat
+	case httpserver.SurfaceOllamaGenerate:
+		return router.OllamaGenerate
+	case httpserver.SurfaceRaw:
+		return router.Raw
+	}
+	return router.Native
 }
 
 func rawValues(set map[string]any) map[string]string {
@@ -196,13 +219,27 @@ func (j *job) stream() (*sserelay.Stream, error) {
 	return j.st, nil
 }
 
-var formats = map[string]sserelay.Format{
-	httpserver.FormatNative: sserelay.FormatNative, httpserver.FormatChat: sserelay.FormatChat, httpserver.FormatCompletion: sserelay.FormatCompletion,
-	httpserver.FormatOllamaChat: sserelay.FormatOllamaChat, httpserver.FormatOllamaGenerate: sserelay.FormatOllamaGenerate, httpserver.FormatRaw: sserelay.FormatRaw,
+// formatOf is a format by its name; FormatOpenAI is the one of the job's own client.
+func formatOf(name string) (sserelay.Format, bool) {
+	switch name {
+	case httpserver.FormatNative:
+		return sserelay.FormatNative, true
+	case httpserver.FormatChat:
+		return sserelay.FormatChat, true
+	case httpserver.FormatCompletion:
+		return sserelay.FormatCompletion, true
+	case httpserver.FormatOllamaChat:
+		return sserelay.FormatOllamaChat, true
+	case httpserver.FormatOllamaGenerate:
+		return sserelay.FormatOllamaGenerate, true
+	case httpserver.FormatRaw:
+		return sserelay.FormatRaw, true
+	}
+	return 0, false
 }
 
 func (j *job) view(v httpserver.View) sserelay.View {
-	f, ok := formats[v.Format]
+	f, ok := formatOf(v.Format)
 	usage := v.IncludeUsage
 	if v.Format == httpserver.FormatOpenAI || !ok {
 		var own, known bool
@@ -212,12 +249,7 @@ func (j *job) view(v httpserver.View) sserelay.View {
 			f = j.openAI()
 		}
 	}
-	return sserelay.View{Format: f, IDs: v.IDs, IncludeUsage: usage, LastEventID: v.LastEventID, Model: v.Model, Eager: j.eager, OnHeaders: func(h http.Header) {
-		j.mark(h)
-		if v.OnHeaders != nil {
-			v.OnHeaders(h)
-		}
-	}}
+	return sserelay.View{Format: f, IDs: v.IDs, IncludeUsage: usage, LastEventID: v.LastEventID, Model: v.Model, Eager: j.eager}
 }
 
 // openAI is the OpenAI view of a job whose own client reads no stream of OpenAI's: completion chunks for a completion, else
@@ -265,6 +297,12 @@ func (j *job) Serve(ctx context.Context, w http.ResponseWriter, v httpserver.Vie
 	}
 	view := j.view(v)
 	view.TakeOver = takeOver(w)
+	view.OnHeaders = func(h http.Header) {
+		j.mark(h)
+		if v.OnHeaders != nil {
+			v.OnHeaders(h)
+		}
+	}
 	err = st.Serve(ctx, w, view)
 	switch {
 	case errors.Is(err, sserelay.ErrAborted):
@@ -285,28 +323,26 @@ func (j *job) Result(ctx context.Context, v httpserver.View) (*httpserver.Result
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
 	view := j.view(v)
 	begin, carried := time.Now(), false
+	wait := &patience{Context: ctx}
 	if j.h != nil {
-		stop := func() {}
-		defer func() { stop() }()
+		defer wait.end()
 		view.Carry = func() {
 			if !j.eager { // else the one who submitted it does
 				carried = j.h.Carry()
 			}
 			if over, _, _ := st.Ended(); !over && j.s.modelWait > 0 {
-				stop = j.impatient(ctx, cancel)
+				wait.begin(j.h, j.s.modelWait)
 			}
 		}
 	}
-	res, err := st.Result(ctx, view)
+	res, err := st.Result(wait, view)
 	if !carried || !j.late || time.Since(begin) > shortAnswer {
 		j.s.hub.Flush() // its record may say only later how it ended: until then the journal does
 	}
 	if err != nil {
-		if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
+		if cause := context.Cause(wait.Context); cause != nil && !errors.Is(cause, context.Canceled) {
 			return nil, cause
 		}
 		return nil, err
@@ -322,18 +358,33 @@ func (j *job) Result(ctx context.Context, v httpserver.View) (*httpserver.Result
 	return out, nil
 }
 
-// impatient gives up when the model is still being loaded after timeouts.model_wait, or begins to be after that.
-func (j *job) impatient(ctx context.Context, giveUp context.CancelCauseFunc) (stop func()) {
+// patience is a reader's context, which ends early when the model is still being loaded after timeouts.model_wait, or begins
+// to be after that. Only a reader whose job was not over at once pays for that.
+type patience struct {
+	context.Context
+	giveUp context.CancelCauseFunc
+	timer  *time.Timer
+}
+
+func (p *patience) begin(h *router.Handle, after time.Duration) {
+	p.Context, p.giveUp = context.WithCancelCause(p.Context)
+	ctx, giveUp := p.Context, p.giveUp
 	var look func()
 	look = func() {
-		if err := j.h.LoadingError(); err != nil {
+		if err := h.LoadingError(); err != nil {
 			giveUp(err)
 		} else if ctx.Err() == nil {
 			time.AfterFunc(time.Second, look)
 		}
 	}
-	timer := time.AfterFunc(j.s.modelWait, look)
-	return func() { timer.Stop() }
+	p.timer = time.AfterFunc(after, look)
+}
+
+func (p *patience) end() {
+	if p.giveUp != nil {
+		p.timer.Stop()
+		p.giveUp(nil)
+	}
 }
 
 // refused is a refusal with the x-ratelimit-* headers of its moment.
@@ -353,20 +404,38 @@ func refusal(err error) error {
 	return err
 }
 
+// limitHeaders are the x-ratelimit-* values; those of a limit that is not set are left out.
 func limitHeaders(r admission.Remaining) http.Header {
 	if r.LimitRequests == 0 && r.LimitTokens == 0 {
 		return nil
 	}
-	h := http.Header{}
-	set := func(kind string, limit, left int64, reset time.Duration) {
-		if limit == 0 {
-			return
-		}
-		h.Set("x-ratelimit-limit-"+kind, strconv.FormatInt(limit, 10))
-		h.Set("x-ratelimit-remaining-"+kind, strconv.FormatInt(left, 10))
-		h.Set("x-ratelimit-reset-"+kind, strconv.FormatFloat(math.Ceil(reset.Seconds()*1000)/1000, 'f', -1, 64)+"s")
+	h, values := make(http.Header, 6), make([]string, 0, 6)
+	put := func(name, v string) {
+		values = append(values, v)
+		h[name] = values[len(values)-1:]
 	}
-	set("requests", r.LimitRequests, r.RemainingRequests, r.ResetRequests)
-	set("tokens", r.LimitTokens, r.RemainingTokens, r.ResetTokens)
+	if r.LimitRequests != 0 {
+		put("X-Ratelimit-Limit-Requests", strconv.FormatInt(r.LimitRequests, 10))
+		put("X-Ratelimit-Remaining-Requests", strconv.FormatInt(r.RemainingRequests, 10))
+		put("X-Ratelimit-Reset-Requests", seconds(r.ResetRequests))
+	}
+	if r.LimitTokens != 0 {
+		put("X-Ratelimit-Limit-Tokens", strconv.FormatInt(r.LimitTokens, 10))
+		put("X-Ratelimit-Remaining-Tokens", strconv.FormatInt(r.RemainingTokens, 10))
+		put("X-Ratelimit-Reset-Tokens", seconds(r.ResetTokens))
+	}
 	return h
+}
+
+// seconds writes a time as the header has it, rounded up to a millisecond: 1.5s.
+func seconds(d time.Duration) string {
+	ms := int64(max(0, d)+time.Millisecond-1) / int64(time.Millisecond)
+	b := strconv.AppendInt(make([]byte, 0, 16), ms/1000, 10)
+	if rest := ms % 1000; rest != 0 {
+		b = append(b, '.', byte('0'+rest/100), byte('0'+rest/10%10), byte('0'+rest%10))
+		for b[len(b)-1] == '0' {
+			b = b[:len(b)-1]
+		}
+	}
+	return string(append(b, 's'))
 }

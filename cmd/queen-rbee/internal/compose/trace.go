@@ -13,16 +13,25 @@ import (
 	"github.com/queen-rbee/queen-rbee/scheduler"
 )
 
-// operations are the names of the surfaces in metrics, by the semantic conventions where they have one.
-var operations = map[router.Surface]string{
-	router.Chat: "chat", router.OllamaChat: "chat", router.Completion: "text_completion", router.OllamaGenerate: "text_completion",
-	router.Embeddings: "embeddings", router.Native: "task", router.Raw: "raw",
+// operationOf is the name of a surface in metrics, by the semantic conventions where they have one.
+func operationOf(s router.Surface) string {
+	switch s {
+	case router.Chat, router.OllamaChat:
+		return "chat"
+	case router.Completion, router.OllamaGenerate:
+		return "text_completion"
+	case router.Embeddings:
+		return "embeddings"
+	case router.Raw:
+		return "raw"
+	}
+	return "task"
 }
 
 // trace begins a job's trace; what the worker gets as its parent is the job's span.
 func (s *submitter) trace(j *router.Job, at time.Time) *metrics.Trace {
 	t := s.met.StartTrace(j.Traceparent, metrics.SpanRequest, at, "rbee.job.id", j.ID, "gen_ai.request.model", j.Model,
-		"gen_ai.operation.name", operations[j.Surface])
+		"gen_ai.operation.name", operationOf(j.Surface))
 	if t != nil {
 		j.Traceparent = t.Traceparent()
 	}
