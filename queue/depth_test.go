@@ -70,7 +70,7 @@ func TestGroupCommitAndCoalescing(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := q.FinishLazy(tk.Job().Lease, queue.Result{TokensOut: 1}); err != nil {
+			if err := q.FinishLazy(tk.Lease(), queue.Result{TokensOut: 1}); err != nil {
 				t.Fatal(err)
 			}
 			tickets = append(tickets, tk)

@@ -52,7 +52,7 @@ func late(t *testing.T, q *queue.Queue) (*queue.Ticket, queue.Lease) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return ticket, ticket.Job().Lease
+	return ticket, ticket.Lease()
 }
 
 func TestSubmitLate(t *testing.T) {

@@ -25,7 +25,7 @@ func (q *Queue) setPause(ctx context.Context, p Pause, kind OpKind) error {
 		q.mu.Unlock()
 		return ErrClosed
 	}
-	w := &write{op: Op{Kind: kind, Pause: p}}
+	w := &write{kind: kind, pause: p}
 	q.enlist(w)
 	t := q.ticket(w)
 	q.mu.Unlock()

@@ -108,6 +108,8 @@ type Queue struct {
 	cacheLen int64
 	forming  *group
 	flying   *group // being committed
+	ops      []Op   // of flying; the writer's
+	list     []*Op  // to them
 	lazy     []*write
 	lazyAt   time.Time
 	all      bool // the next group takes what could still wait

@@ -91,7 +91,7 @@ func TestRecover(t *testing.T) {
 	if err != nil || len(jobs) != 2 || jobs[0].ID != tk.ID() || string(jobs[0].Payload) != "p" || jobs[0].State != queue.Running {
 		t.Fatalf("recovered = %+v, %v", jobs, err)
 	}
-	if err := q.Finish(ctx, tk.Job().Lease, queue.Result{}); !errors.Is(err, queue.ErrLeaseLost) {
+	if err := q.Finish(ctx, tk.Lease(), queue.Result{}); !errors.Is(err, queue.ErrLeaseLost) {
 		t.Fatalf("the dead holder's lease: %v", err)
 	}
 	if err := q.FinishLazy(jobs[0].Lease, queue.Result{}); err != nil {
@@ -174,7 +174,7 @@ func TestNoWriteBeforeWaitIsLost(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := q.FinishLazy(tk.Job().Lease, queue.Result{TokensOut: 1}); err != nil {
+	if err := q.FinishLazy(tk.Lease(), queue.Result{TokensOut: 1}); err != nil {
 		t.Fatal(err)
 	}
 	if err := tk.Wait(ctx); err != nil {

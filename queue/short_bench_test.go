@@ -24,7 +24,7 @@ func BenchmarkShortJob(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		if err := q.FinishLazy(t.Job().Lease, queue.Result{State: queue.Complete, TokensOut: 8}); err != nil {
+		if err := q.FinishLazy(t.Lease(), queue.Result{State: queue.Complete, TokensOut: 8}); err != nil {
 			b.Fatal(err)
 		}
 		if group = append(group, t); len(group) < cap(group) {

@@ -10,10 +10,10 @@ import (
 
 // Ticket is a change that is on its way to the store.
 type Ticket struct {
-	q   *Queue
-	job Job
-	w   *write
-	g   *group // nil: it has none yet
+	q     *Queue
+	lease Lease
+	w     *write
+	g     *group // nil: it has none yet
 }
 
 // submission is what a new job needs until it is stored: one piece of memory.
@@ -26,13 +26,18 @@ type submission struct {
 func (q *Queue) ticket(w *write) *Ticket { return &Ticket{q: q, w: w, g: w.group} }
 
 // ID is the job's id.
-func (t *Ticket) ID() string { return t.job.ID }
+func (t *Ticket) ID() string { return t.w.e.rec.ID } // which does not change
 
-// Job is the record as it was submitted, with its lease when it was submitted as running.
-func (t *Ticket) Job() Job { return t.job }
+// Job is the job as the queue knows it now: before anybody changed it, as it was submitted, and with what the queue added.
+// The payload of one that runs is its submitter's to keep and not in it.
+func (t *Ticket) Job() Job {
+	t.q.mu.Lock()
+	defer t.q.mu.Unlock()
+	return t.w.e.rec.Job
+}
 
-// Lease is the lease of a job that was submitted as running.
-func (t *Ticket) Lease() Lease { return t.job.Lease }
+// Lease is the caller's right to end a job that it submitted as running.
+func (t *Ticket) Lease() Lease { return t.lease }
 
 // Wait returns after the commit: nil means stored. It can be called by many and again. A cancelled ctx ends the
 // waiting, not the submission.
@@ -62,7 +67,7 @@ func (q *Queue) await(ctx context.Context, w *write, g *group) error {
 }
 
 // Submit takes a job and returns at once; the ticket's Wait tells when it is stored. A job with state Running is
-// stored as claimed by its Worker on its Node, with a lease for the caller (Ticket.Job), which need not wait before
+// stored as claimed by its Worker on its Node, with a lease for the caller (Ticket.Lease), which need not wait before
 // it uses it; otherwise the job goes into the line. Errors: a *DuplicateError that carries the first job of the
 // idempotency key, ErrConflict when that one had another body, ErrOverloaded, ErrInvalid, ErrClosed.
 func (q *Queue) Submit(job Job) (*Ticket, error) { return q.submit(&job, nil, false) }
@@ -78,6 +83,7 @@ func (q *Queue) SubmitLate(job Job, payload func() []byte) (*Ticket, error) {
 	return q.submit(&job, payload, true)
 }
 
+// submit takes a job, and fills in what the queue adds to it.
 func (q *Queue) submit(job *Job, payload func() []byte, late bool) (*Ticket, error) {
 	if err := q.ready(context.Background()); err != nil {
 		return nil, err
@@ -119,8 +125,9 @@ func (q *Queue) submit(job *Job, payload func() []byte, late bool) (*Ticket, err
 	if rec.State == Queued && !rec.Deadline.IsZero() {
 		q.timers.push(rec.Deadline, rec.Key, timerDeadline)
 	}
-	n.t = Ticket{q: q, job: rec.Job, w: &n.w}
-	n.w.payload = payload
+	*job = rec.Job
+	n.t = Ticket{q: q, lease: rec.Lease, w: &n.w}
+	n.w.promise = payload
 	q.insert(e, &n.w, late)
 	n.t.g = n.w.group
 	return &n.t, nil
@@ -128,14 +135,14 @@ func (q *Queue) submit(job *Job, payload func() []byte, late bool) (*Ticket, err
 
 // Enqueue is Submit and Wait.
 func (q *Queue) Enqueue(ctx context.Context, job Job) (Job, error) {
-	t, err := q.Submit(job)
+	t, err := q.submit(&job, nil, false)
 	if err != nil {
 		return Job{}, err
 	}
 	if err := t.Wait(ctx); err != nil {
 		return Job{}, err
 	}
-	return t.job, nil
+	return job, nil
 }
 
 // First says whether a tenant's idempotency key made a job already, in memory or in the store: nil when it did not, a

@@ -14,10 +14,12 @@ type group struct {
 
 func newGroup() *group { return &group{done: make(chan struct{})} }
 
-// write is one change on its way to the store.
+// write is one change on its way to the store: of an entry, whose record says what is written once the writer takes it, or of
+// what is paused.
 type write struct {
-	op     Op
+	kind   OpKind
 	e      *entry
+	pause  Pause
 	before *Record   // to go back to when the write fails; nil when the job did not exist before
 	fresh  bool      // the job did not exist before
 	lazy   bool      // nobody waits: it rides on the next commit
@@ -26,21 +28,33 @@ type write struct {
 	group  *group
 	err    error
 
-	payload func() []byte // of an insert that was not given its payload yet
+	payload []byte        // of an insert, if its job's end has not dropped it
+	promise func() []byte // makes the payload of one that was not given it
 }
 
-// fill gives an insert the payload that it was promised, if its job's end has not dropped it. Only the writer calls it, with a
-// write that it took.
-func (w *write) fill() {
-	if w.payload != nil {
-		w.op.Record.Payload, w.payload = w.payload(), nil
+// op is what the store is asked to do for a write that is being taken. q.mu is held.
+func (q *Queue) op(w *write) Op {
+	op := Op{Kind: w.kind, Pause: w.pause}
+	if w.e == nil {
+		return op
 	}
+	op.Record, op.Scrub = w.e.rec, q.drops(&w.e.rec)
+	op.Record.Payload = w.payload
+	if w.kind == OpInsert {
+		op.Since = op.Record.Submitted.Add(-q.o.IdempotencyWindow)
+	} else {
+		op.IfState, op.IfFence = w.before.State, w.before.Lease.Fence
+	}
+	return op
 }
+
+// drops reports whether the store keeps no payload of a job as it is now.
+func (q *Queue) drops(r *Record) bool { return r.State.Terminal() && !q.o.KeepPayloads }
 
 // insert puts the write of a new entry on its way, whose record is filled in. q.mu is held.
 func (q *Queue) insert(e *entry, w *write, lazy bool) {
 	w.e, w.fresh, w.lazy = e, true, lazy
-	w.op.Kind, w.op.Since, w.op.Record = OpInsert, e.rec.Submitted.Add(-q.o.IdempotencyWindow), e.rec
+	w.kind, w.payload = OpInsert, e.rec.Payload
 	e.pending = w
 	q.enlist(w)
 	q.count(e, 1)
@@ -58,7 +72,7 @@ func (q *Queue) stage(e *entry, lazy bool, fn func(rec *Record)) *write {
 	w := e.pending
 	if w == nil {
 		before := e.rec
-		w = &write{e: e, before: &before, lazy: lazy, op: Op{Kind: OpUpdate, IfState: e.rec.State, IfFence: e.rec.Lease.Fence}}
+		w = &write{kind: OpUpdate, e: e, before: &before, lazy: lazy}
 		e.pending = w
 		q.enlist(w)
 	} else if w.lazy && !lazy {
@@ -68,12 +82,8 @@ func (q *Queue) stage(e *entry, lazy bool, fn func(rec *Record)) *write {
 	q.count(e, -1)
 	fn(&e.rec)
 	q.count(e, 1)
-	kept := w.op.Record.Payload
-	w.op.Record = e.rec
-	w.op.Record.Payload = kept
-	w.op.Scrub = e.rec.State.Terminal() && !q.o.KeepPayloads
-	if w.op.Scrub {
-		w.op.Record.Payload, w.payload = nil, nil
+	if q.drops(&e.rec) {
+		w.payload, w.promise = nil, nil
 	}
 	q.settle(e)
 	return w
@@ -140,12 +150,19 @@ func (q *Queue) take() *group {
 	q.all = false
 	q.forming = newGroup()
 	q.flying = g
+	writes := g.writes[:0]
+	q.ops = q.ops[:0]
 	for _, w := range g.writes {
-		if w.e != nil && !w.dead {
+		if w.dead {
+			continue
+		}
+		if w.e != nil {
 			w.e.pending = nil
 			w.e.flying++
 		}
+		writes, q.ops = append(writes, w), append(q.ops, q.op(w))
 	}
+	g.writes = writes
 	return g
 }
 
@@ -218,6 +235,9 @@ func (q *Queue) due(nextPurge time.Time) (bool, time.Duration) {
 	return false, max(wait, 0)
 }
 
+// maxOps is how many operations the writer keeps memory for between two commits.
+const maxOps = 1024
+
 // last commits what is left when the queue closes.
 func (q *Queue) last() {
 	q.mu.Lock()
@@ -228,13 +248,13 @@ func (q *Queue) last() {
 
 // commit writes a group and tells everybody.
 func (q *Queue) commit(g *group) {
-	writes := g.writes[:0]
-	ops := make([]*Op, 0, len(g.writes))
-	for _, w := range g.writes {
-		if !w.dead {
-			w.fill()
-			writes, ops = append(writes, w), append(ops, &w.op)
+	ops := q.list[:0]
+	for i, w := range g.writes {
+		if w.promise != nil {
+			w.payload, w.promise = w.promise(), nil
+			q.ops[i].Record.Payload = w.payload
 		}
+		ops = append(ops, &q.ops[i])
 	}
 	var err error
 	if len(ops) > 0 {
@@ -244,18 +264,22 @@ func (q *Queue) commit(g *group) {
 	q.mu.Lock()
 	if err != nil {
 		q.log.Error("queue: commit failed", "jobs", len(ops), "err", err)
-		q.failGroup(writes, err)
+		q.failGroup(g.writes, err)
 	} else {
-		for _, w := range writes {
+		for i, w := range g.writes {
 			if w.e != nil {
 				w.e.flying--
 			}
-			if w.err = judge(w.op.Err, w.op.Record.Fingerprint); w.err != nil {
+			if w.err = judge(ops[i].Err, ops[i].Record.Fingerprint); w.err != nil {
 				stale = append(stale, q.lost(w)...)
 				continue
 			}
-			q.stored(w)
+			q.stored(w, &ops[i].Record)
 		}
+	}
+	clear(q.ops) // of payloads, and of what else is kept by nobody
+	if q.list = ops; cap(q.ops) > maxOps {
+		q.ops, q.list = nil, nil
 	}
 	q.flying = nil
 	if q.draining && q.active == 0 && q.idle != nil {
@@ -269,19 +293,19 @@ func (q *Queue) commit(g *group) {
 	close(g.done)
 }
 
-// stored settles a write that is committed. q.mu is held.
-func (q *Queue) stored(w *write) {
+// stored settles a write that is committed, with the record that was written. q.mu is held.
+func (q *Queue) stored(w *write, rec *Record) {
 	e := w.e
 	if e == nil {
 		return
 	}
-	if w.op.Record.State.Terminal() && e.flying == 0 && e.pending == nil {
+	if rec.State.Terminal() && e.flying == 0 && e.pending == nil {
 		q.forget(e)
 	}
 	if len(q.watchers) > 0 {
-		q.publish(w.op.Record.Job)
+		q.publish(rec.Job)
 	}
-	w.op.Record.Payload = nil
+	w.payload = nil
 }
 
 // forget drops an entry from memory. q.mu is held.

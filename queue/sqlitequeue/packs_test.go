@@ -28,7 +28,7 @@ func ranJobs(t *testing.T, q *queue.Queue, n int) []string {
 		if i%7 == 0 {
 			r = queue.Result{State: queue.Failed, ErrorCode: "WORKER_FAILED", ErrorMessage: "line\nof \x7f"}
 		}
-		if err := q.FinishLazy(tk.Job().Lease, r); err != nil {
+		if err := q.FinishLazy(tk.Lease(), r); err != nil {
 			t.Fatal(err)
 		}
 		ids[i], tickets[i] = tk.ID(), tk

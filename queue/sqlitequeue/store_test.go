@@ -41,7 +41,7 @@ func TestEveryColumnComesBack(t *testing.T) {
 	if err := tk.Wait(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if err := q.Finish(ctx, tk.Job().Lease, res); err != nil {
+	if err := q.Finish(ctx, tk.Lease(), res); err != nil {
 		t.Fatal(err)
 	}
 	q.Close()
