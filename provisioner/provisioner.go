@@ -226,6 +226,17 @@ func (p *Provisioner) Resolve(name string) (Entry, error) {
 	return Entry{}, &Error{Kind: ErrModelNotFound, Model: r.String(), Message: "list the models with `rbee ls`, or add one with `rbee pull REF --as NAME`"}
 }
 
+// Listed reports whether a name is a model's or an alias. It allocates nothing, so that others can be looked up elsewhere first.
+func (p *Provisioner) Listed(name string) bool {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	if _, ok := p.entryLocked(name); ok {
+		return true
+	}
+	_, ok := p.aliases[name]
+	return ok
+}
+
 // ResolveRef is Resolve for operators: a bare reference is an entry too, with SourceRef.
 func (p *Provisioner) ResolveRef(nameOrRef string) (Entry, error) {
 	e, err := p.Resolve(nameOrRef)

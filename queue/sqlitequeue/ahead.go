@@ -116,11 +116,13 @@ func appendSized(b []byte, fn func([]byte) []byte) []byte {
 // rewind has the next group written at the beginning: SQLite has all of them. Nothing of them stays: a payload is gone from the
 // tail soon after it is gone from SQLite.
 func (a *ahead) rewind() {
-	if a.size > 0 {
-		if _, err := a.f.WriteAt(make([]byte, a.size), 0); err == nil {
-			a.size = 0
+	zeros := make([]byte, min(a.size, 64<<10))
+	for at := int64(0); at < a.size; at += int64(len(zeros)) {
+		if _, err := a.f.WriteAt(zeros[:min(int64(len(zeros)), a.size-at)], at); err != nil {
+			return
 		}
 	}
+	a.size = 0
 }
 
 // replay calls fn for each change of the groups after the given one, in order, and goes on behind the last whole group.

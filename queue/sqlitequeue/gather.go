@@ -94,14 +94,15 @@ func (s *Store) stage(ctx context.Context, ops []*queue.Op) error {
 	clear(s.staged)
 	clear(s.group)
 	s.group = s.group[:0]
-	for _, op := range ops {
+	all := make([]held, len(ops)) // they leave memory together, mostly
+	for i, op := range ops {
 		op.Err = nil
-		var h *held
+		h := &all[i]
 		var err error
 		if op.Kind == queue.OpInsert {
-			h, err = s.create(ctx, op)
+			err = s.create(ctx, op, h)
 		} else {
-			h, err = s.alter(ctx, op)
+			err = s.alter(ctx, op, h)
 		}
 		if err != nil {
 			return err
@@ -114,47 +115,49 @@ func (s *Store) stage(ctx context.Context, ops []*queue.Op) error {
 	return nil
 }
 
-func (s *Store) create(ctx context.Context, op *queue.Op) (*held, error) {
+// create judges an insert, and fills in h.
+func (s *Store) create(ctx context.Context, op *queue.Op, h *held) error {
 	l := s.latest(op.Record.Key)
 	if !l.known && s.perhaps(op.Record.Key) {
 		var err error
 		if _, l.known, err = s.stored(ctx, op.Record.Key); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if l.known {
 		op.Err = queue.ErrConflict
-		return nil, nil
+		return nil
 	}
-	h := &held{rec: op.Record, born: true, drop: op.Scrub && op.Record.State.Terminal()}
+	h.rec, h.born, h.drop = op.Record, true, op.Scrub && op.Record.State.Terminal()
 	if h.drop {
 		h.rec.Payload = nil
 	}
-	return h, nil
+	return nil
 }
 
-func (s *Store) alter(ctx context.Context, op *queue.Op) (*held, error) {
+// alter judges a change, and fills in h.
+func (s *Store) alter(ctx context.Context, op *queue.Op, h *held) error {
 	l := s.latest(op.Record.Key)
 	if !l.known {
 		var err error
 		if l.g, l.known, err = s.stored(ctx, op.Record.Key); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	switch {
 	case !l.known:
 		op.Err = queue.ErrNotFound
-		return nil, nil
+		return nil
 	case l.g != guard{op.IfState, op.IfFence}:
 		op.Err = queue.ErrConflict
-		return nil, nil
+		return nil
 	}
-	h := &held{rec: op.Record, born: l.unborn, drop: op.Scrub && op.Record.State.Terminal()}
+	h.rec, h.born, h.drop = op.Record, l.unborn, op.Scrub && op.Record.State.Terminal()
 	h.rec.Payload = nil
 	if h.born && !h.drop {
 		h.rec.Payload = l.h.rec.Payload
 	}
-	return h, nil
+	return nil
 }
 
 // recent is what keys SQLite got last, so that an insert which is a little late need not ask whether it is there.

@@ -35,22 +35,45 @@ type catalog struct {
 	prov    *provisioner.Provisioner
 	since   time.Time
 	aliases atomic.Pointer[map[string]string] // as configured
+	outside atomic.Pointer[outside]
+}
+
+// outside are the models of external servers, with their references, in one snapshot.
+type outside struct {
+	of   *registry.Snapshot
+	refs map[string]string
+}
+
+// external finds a model that an external server has; the first one's reference counts.
+func (c *catalog) external(name string) (ref string, ok bool) {
+	snap := c.f.reg.Snapshot()
+	o := c.outside.Load()
+	if o == nil || o.of != snap {
+		o = &outside{snap, map[string]string{}}
+		for _, w := range snap.Workers {
+			if _, known := o.refs[w.Model]; w.External && !known {
+				o.refs[w.Model] = w.ModelRef
+			}
+		}
+		c.outside.Store(o)
+	}
+	ref, ok = o.refs[name]
+	return ref, ok
 }
 
 var _ httpserver.Catalog = (*catalog)(nil)
 
 // resolve gives the entry behind a name that a client used.
 func (c *catalog) resolve(name string) (provisioner.Entry, error) {
+	ref, ok := c.external(name)
+	if ok && !strings.Contains(name, ":") && !c.prov.Listed(name) { // else it may be a configured model's reference
+		return provisioner.Entry{Name: name, Ref: ref}, nil
+	}
 	e, err := c.prov.Resolve(name)
-	if err == nil {
-		return e, nil
+	if err != nil && ok {
+		return provisioner.Entry{Name: name, Ref: ref}, nil
 	}
-	for _, w := range c.f.reg.Snapshot().Workers {
-		if w.External && w.Model == name {
-			return provisioner.Entry{Name: name, Ref: w.ModelRef}, nil
-		}
-	}
-	return provisioner.Entry{}, err
+	return e, err
 }
 
 // needs tells the scheduler what loading each model would take.
