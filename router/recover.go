@@ -78,7 +78,7 @@ func (r *Router) resume(j *Job) {
 		return
 	}
 	if res, ok := s.Ended(); ok { // the terminal event went out, its record did not
-		t.record(res)
+		t.record(&res)
 		return
 	}
 	_, tokens, continuable := s.Prefix()

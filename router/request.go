@@ -32,21 +32,21 @@ var errSpent = errors.New("max_tokens is used up")
 var queenFields = []string{"priority", "session_id", "deadline", "node"}
 
 // build makes the request for a worker, with the text so far when another worker began it.
-func build(j *Job, w *Worker, cont *continuation) (*wire, error) {
-	out := &wire{path: j.Path, contentType: j.ContentType, body: j.Body, stream: j.Stream, surface: j.Surface}
+func build(out *wire, j *Job, w *Worker, cont *continuation) error {
+	*out = wire{path: j.Path, contentType: j.ContentType, body: j.Body, stream: j.Stream, surface: j.Surface}
 	if out.contentType == "" {
 		out.contentType = "application/json"
 	}
 	if !strings.HasPrefix(out.contentType, "application/json") {
 		var err error
 		if out.body, err = form(j, w, out.contentType); err != nil {
-			return nil, err
+			return err
 		}
-		return out, checkRaw(out, cont)
+		return checkRaw(out, cont)
 	}
 	b, err := parseBody(j.Body)
 	if err != nil {
-		return nil, refuse(CodeInvalid, 0, err, "the body is not a JSON object; send one")
+		return refuse(CodeInvalid, 0, err, "the body is not a JSON object; send one")
 	}
 	params(b, j, w)
 	switch j.Surface {
@@ -55,10 +55,10 @@ func build(j *Job, w *Worker, cont *continuation) (*wire, error) {
 			out.path = "/v1/embeddings"
 		}
 		out.body = b.bytes()
-		return out, checkRaw(out, cont)
+		return checkRaw(out, cont)
 	}
 	if err := toOpenAI(b, out); err != nil {
-		return nil, err
+		return err
 	}
 	out.stop = stops(b)
 	if w.Protocol == ProtocolExecute {
@@ -67,10 +67,10 @@ func build(j *Job, w *Worker, cont *continuation) (*wire, error) {
 		err = finishOpenAI(b, out, w, cont)
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
 	out.body = b.bytes()
-	return out, nil
+	return nil
 }
 
 func checkRaw(out *wire, cont *continuation) error {

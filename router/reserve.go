@@ -8,6 +8,7 @@ type reservation struct {
 	job    *Job
 	shares *shares // where it counts; nil: it holds no slot
 	done   atomic.Bool
+	x      exchange // of the one attempt that is made with it
 }
 
 // hold makes a placement a reservation.

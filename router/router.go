@@ -97,7 +97,7 @@ func (r *Router) Submit(ctx context.Context, j *Job) (*Handle, error) {
 		return nil, err
 	}
 	taken = true
-	return &Handle{t}, nil
+	return &t.handle, nil
 }
 
 func orCode(code string) string { return orText(code, "NO_HIVE_AVAILABLE") }
@@ -198,7 +198,7 @@ func (r *Router) submitWaiting(ctx context.Context, t *task, res *reservation) e
 func (r *Router) openNew(t *task) error {
 	s, err := t.open()
 	if err != nil {
-		_ = r.queue.Finish(context.Background(), t.job.ID, t.result(Failed, codeOf(err, CodeInternal), "the event stream could not be opened"))
+		_ = r.queue.Finish(context.Background(), t.job.ID, *t.result(Failed, codeOf(err, CodeInternal), "the event stream could not be opened"))
 		return err
 	}
 	t.watchIdle(s)
@@ -254,7 +254,7 @@ func (r *Router) Handle(id string) (*Handle, bool) {
 	if !ok {
 		return nil, false
 	}
-	return &Handle{t}, true
+	return &t.handle, true
 }
 
 // Stats are counts of the moment.
