@@ -123,7 +123,9 @@ func (t *task) conclude(res *reservation, x *exchange, out *Outcome) {
 	if t.r.o.Hooks.OnTry != nil {
 		t.r.o.Hooks.OnTry(t.job, *w, *out)
 	}
-	t.r.pokeWaiting()
+	if t.r.waits.Load() {
+		t.r.poke()
+	}
 }
 
 // report tells the fleet how the worker did. A 500 is held back until another worker has been asked the same: engines

@@ -19,17 +19,21 @@ type verdict struct {
 }
 
 // carry runs attempts until the job has ended or waits again. It owns the task, and the goroutine is its own.
-// Whoever starts it has counted it in active.
+// Whoever starts it has counted it in active, where it counts.
 func (t *task) carry(res *reservation) {
-	parked := false
+	counts, parked := t.counts(), false
 	defer func() {
-		if !parked {
+		if counts && !parked {
 			t.r.leave()
 		}
 	}()
 	defer t.caught()
 	parked = t.run(res)
 }
+
+// counts says whether whoever carries the job first is counted in active. The submitter of a whole answer is not: nothing of
+// the router's runs on once the job is out of the books, and Drain waits for those.
+func (t *task) counts() bool { return !t.job.Inline || t.job.Stream }
 
 // caught ends a job whose carrier panicked.
 func (t *task) caught() {
@@ -46,8 +50,11 @@ func (t *task) caught() {
 			t.close(t.result(Failed, CodeInternal, "internal error"))
 		}
 	}()
-	if !t.settled {
+	switch {
+	case !t.settled:
 		t.finish(t.result(Failed, CodeInternal, "internal error; the queen's log has the details"))
+	case !t.closed():
+		t.close(t.result(Failed, CodeInternal, "internal error"))
 	}
 }
 

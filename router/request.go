@@ -44,8 +44,10 @@ func build(out *wire, j *Job, w *Worker, cont *continuation) error {
 		}
 		return checkRaw(out, cont)
 	}
-	b, err := parseBody(j.Body)
-	if err != nil {
+	var room [usualMembers]member
+	var err error
+	b := &body{text: j.Body}
+	if b.members, err = members(j.Body, room[:0]); err != nil {
 		return refuse(CodeInvalid, 0, err, "the body is not a JSON object; send one")
 	}
 	params(b, j, w)
@@ -92,7 +94,7 @@ func params(b *body, j *Job, w *Worker) {
 		b.set(name, raw)
 	}
 	if w.Model != "" {
-		b.set("model", quote(w.Model))
+		b.setText("model", w.Model)
 	}
 }
 
@@ -137,15 +139,16 @@ func ollamaOption(name string) string {
 func fromOllama(b *body) error {
 	if raw, ok := b.get("options"); ok {
 		text := bytes.Clone(raw)
-		ms, err := members(text)
+		ms, err := members(text, nil)
 		if err != nil {
 			return refuse(CodeInvalid, 0, err, "options must be an object")
 		}
 		for _, m := range ms {
-			if m.name == "num_ctx" || (m.name == "num_predict" && bytes.HasPrefix(m.raw(text), []byte("-"))) {
+			name := string(m.name)
+			if name == "num_ctx" || (name == "num_predict" && bytes.HasPrefix(m.raw(text), []byte("-"))) {
 				continue
 			}
-			b.set(ollamaOption(m.name), string(m.raw(text)))
+			b.set(ollamaOption(name), string(m.raw(text)))
 		}
 	}
 	if raw, ok := b.get("format"); ok {

@@ -164,7 +164,7 @@ func FuzzBody(f *testing.F) {
 				t.Fatalf("%q: got %q want %q", k, got, v)
 			}
 		}
-		if quoted := quote(name); !json.Valid([]byte(value)) || nameOf([]byte(quoted)) != name {
+		if quoted := quote(name); !json.Valid([]byte(value)) || string(nameOf([]byte(quoted))) != name {
 			return
 		}
 		b.set(name, value)

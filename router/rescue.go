@@ -118,7 +118,7 @@ func (t *task) replace(v verdict) *reservation {
 	r.log.Info("job goes on elsewhere", "job", t.job.ID, "worker", t.worker.ID, "continued", t.emitted, "reason", logText(v.why))
 	t.owed = r.o.Budget != nil && !t.emitted && !r.o.Budget.Take()
 	if t.owed || t.busy > 1 { // no leave yet, or everybody is busy, whatever the scheduler believes
-		t.wait(v, r.hold(t.job, Placement{Action: Wait}))
+		t.wait(v, r.hold(t.job, &Placement{Action: Wait}, time.Now()))
 		return nil
 	}
 	p, err := r.sched.Place(t.ctx, t.job)
@@ -131,7 +131,7 @@ func (t *task) replace(v verdict) *reservation {
 		}
 		return nil
 	}
-	res := r.hold(t.job, p)
+	res := r.hold(t.job, &p, time.Now())
 	switch p.Action {
 	case Route:
 		if slices.Contains(t.job.Exclude, p.Worker.ID) { // nobody else, for now
@@ -140,7 +140,7 @@ func (t *task) replace(v verdict) *reservation {
 				t.finish(v.res)
 				return nil
 			}
-			t.wait(v, r.hold(t.job, Placement{Action: Wait}))
+			t.wait(v, r.hold(t.job, &Placement{Action: Wait}, time.Now()))
 			return nil
 		}
 		if err := r.queue.Started(t.ctx, t.job.ID, p.Worker.ID, p.Worker.Node, t.job.Attempt+1); err != nil {

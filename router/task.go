@@ -108,6 +108,13 @@ func (t *task) ended() <-chan struct{} {
 	return t.done
 }
 
+// closed says whether the job is settled.
+func (t *task) closed() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.over
+}
+
 // open gives the task's stream, opened at its first use: thousands of waiting jobs after a restart cost nothing.
 func (t *task) open() (Stream, error) {
 	if s := t.opened(); s != nil {
