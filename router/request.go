@@ -44,10 +44,9 @@ func build(out *wire, j *Job, w *Worker, cont *continuation) error {
 		}
 		return checkRaw(out, cont)
 	}
-	var room [usualMembers]member
-	var err error
-	b := &body{text: j.Body}
-	if b.members, err = members(j.Body, room[:0]); err != nil {
+	b, err := borrowBody(j.Body)
+	defer b.giveBack()
+	if err != nil {
 		return refuse(CodeInvalid, 0, err, "the body is not a JSON object; send one")
 	}
 	params(b, j, w)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"strconv"
+	"sync"
 	"unicode/utf8"
 )
 
@@ -97,9 +98,6 @@ func ends(c byte) bool {
 	}
 	return false
 }
-
-// usualMembers is room for the members that most requests have.
-const usualMembers = 12
 
 // members appends the members of the object that the text is to out, which is mostly memory that the caller has at hand. Values
 // are not validated inside.
@@ -200,6 +198,30 @@ type body struct {
 }
 
 type addition struct{ name, raw string }
+
+// bodies are those of requests that have been built: nothing of one is kept but its room.
+var bodies = sync.Pool{New: func() any { return &body{members: make([]member, 0, 16)} }} //nolint:gochecknoglobals // memory, not state
+
+// borrowBody is parseBody for who gives the body back; also when there is an error.
+func borrowBody(text []byte) (*body, error) {
+	b, _ := bodies.Get().(*body)
+	ms, err := members(text, b.members)
+	if err != nil {
+		return b, err
+	}
+	b.text, b.members = text, ms
+	return b, nil
+}
+
+// giveBack ends the use of a body; what get and bytes gave stays valid.
+func (b *body) giveBack() {
+	clear(b.members[:cap(b.members)])
+	if cap(b.members) > 64 {
+		return
+	}
+	*b = body{members: b.members[:0]}
+	bodies.Put(b)
+}
 
 func parseBody(text []byte) (*body, error) {
 	ms, err := members(text, nil)
