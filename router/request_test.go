@@ -167,6 +167,12 @@ func FuzzBody(f *testing.F) {
 		if quoted := quote(name); !json.Valid([]byte(value)) || string(nameOf([]byte(quoted))) != name {
 			return
 		}
+		quick, _ := parseBody(text)
+		quick.setText(name, value)
+		slow, _ := parseBody(text)
+		if slow.set(name, quote(value)); string(quick.bytes()) != string(slow.bytes()) {
+			t.Fatalf("setText %q, set %q", quick.bytes(), slow.bytes())
+		}
 		b.set(name, value)
 		var after map[string]json.RawMessage
 		if err := json.Unmarshal(b.bytes(), &after); err != nil {
@@ -213,4 +219,31 @@ func FuzzContinuation(f *testing.F) {
 func built(j *Job, w *Worker, cont *continuation) (*wire, error) {
 	out := &wire{}
 	return out, build(out, j, w, cont)
+}
+
+// The memory that a request is built in serves the next one: nothing of what was built is in it.
+func TestBuiltRequestsAreTheirOwn(t *testing.T) {
+	w := &Worker{Protocol: ProtocolOpenAI, Model: "engine"}
+	texts := []string{`{"model":"a","prompt":"one","stop":["x","y"],"stream":true}`, `{"model":"engine","prompt":"two"}`, `{"model":"b","prompt":`,
+		`{"m\u006fdel":"c","prompt":"four","n":1,"a":1,"b":2,"c":3,"d":4,"e":5,"f":6,"g":7,"h":8,"i":9,"j":10,"k":11,"l":12,"m":13}`}
+	var kept []*wire
+	var want []string
+	for range 3 {
+		for _, text := range texts {
+			req, err := built(&Job{Surface: Completion, Stream: true, Body: []byte(text)}, w, nil)
+			if err != nil {
+				continue
+			}
+			kept = append(kept, req)
+			want = append(want, string(req.body)+strings.Join(req.stop, "|"))
+		}
+	}
+	if len(kept) != 9 {
+		t.Fatalf("%d built", len(kept))
+	}
+	for i, req := range kept {
+		if got := string(req.body) + strings.Join(req.stop, "|"); got != want[i] || want[i] != want[i%3] {
+			t.Errorf("%q became %q", want[i], got)
+		}
+	}
 }
