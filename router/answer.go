@@ -42,28 +42,28 @@ func (e *statusError) clients() bool {
 }
 
 // refused judges an answer that is not a success.
-func (t *task) refused(s Stream, x *exchange, resp *http.Response, cont *continuation) (Outcome, bool) {
-	body, err := x.whole(resp, 1<<20)
+func (t *task) refused(s Stream, x *exchange, resp *response, cont *continuation) (Outcome, bool) {
+	body, over, err := x.whole(resp, 1<<20)
 	if err != nil {
 		return t.broke(x, err), false
 	}
-	e := &statusError{worker: x.w.ID, status: resp.StatusCode, message: errorText(body)}
+	e := &statusError{worker: x.w.ID, status: resp.status, message: errorText(body)}
 	if key := x.w.APIKey; key != "" { // the queen's, not the client's
 		e.message = strings.ReplaceAll(e.message, key, "[key]")
 	}
 	out := Outcome{Kind: WorkerFault, Err: e}
-	keep := !resp.Close && resp.StatusCode/100 != 3
+	keep := over && !resp.closes && resp.status/100 != 3
 	switch {
-	case resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode == http.StatusServiceUnavailable:
+	case resp.status == http.StatusTooManyRequests || resp.status == http.StatusServiceUnavailable:
 		out.Kind = Busy
-		if n, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil {
+		if n, err := strconv.Atoi(resp.header.Get("Retry-After")); err == nil {
 			e.after = time.Duration(n) * time.Second
 		}
-	case resp.StatusCode == http.StatusUnauthorized || resp.StatusCode == http.StatusForbidden || resp.StatusCode == http.StatusRequestTimeout:
+	case resp.status == http.StatusUnauthorized || resp.status == http.StatusForbidden || resp.status == http.StatusRequestTimeout:
 		// the queen's own key, or the worker's impatience: nothing that the client did
 	case e.clients() && cont == nil:
 		out.Kind = ClientError
-		if _, err := s.Body(t.ctx, resp.StatusCode, resp.Header, body); err != nil {
+		if _, err := s.Body(t.ctx, resp.status, resp.header, body); err != nil {
 			out.Kind, out.Err = t.kindOf(err), err
 		}
 	case e.clients():
@@ -123,21 +123,25 @@ func (t *task) conclude(res *reservation, x *exchange, out *Outcome) {
 	if t.r.o.Hooks.OnTry != nil {
 		t.r.o.Hooks.OnTry(t.job, *w, *out)
 	}
-	t.r.pokeWaiting()
+	if t.r.waits.Load() {
+		t.r.poke()
+	}
 }
 
 // report tells the fleet how the worker did. A 500 is held back until another worker has been asked the same: engines
 // answer it to requests that are the client's fault, too, and those must not get workers ejected.
 func (t *task) report(w *Worker, out *Outcome) {
-	var e *statusError
-	switch {
-	case out.Kind == Completed:
+	if out.Kind == Completed {
 		t.busy = 0
 		for _, h := range t.held {
 			t.r.fleet.Report(h.worker, h.err)
 		}
 		t.held = nil
 		t.r.fleet.Report(w.ID, nil)
+		return
+	}
+	var e *statusError
+	switch {
 	case out.Kind == ClientError:
 		t.r.fleet.Report(w.ID, nil)
 	case out.Kind == WorkerFault && errors.As(out.Err, &e) && e.status == http.StatusInternalServerError:

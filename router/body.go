@@ -4,8 +4,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"net/http"
-	"strings"
 )
 
 // streamBody is what a worker streams, its framing (RFC 9112, section 7.1) taken off. Unlike the standard library's it can be
@@ -41,14 +39,14 @@ const maxFraming = 16 << 10
 
 var errFraming = errors.New("the worker's answer is not framed as HTTP says")
 
-// newBody takes over the body of an answer of which nothing was read.
-func newBody(c *conn, resp *http.Response) *streamBody {
-	b := &streamBody{c: c}
+// bodyOf takes over the body of an answer of which nothing was read.
+func bodyOf(c *conn, resp *response) streamBody {
+	b := streamBody{c: c}
 	switch {
-	case len(resp.TransferEncoding) > 0 && strings.EqualFold(resp.TransferEncoding[len(resp.TransferEncoding)-1], "chunked"):
+	case resp.chunked:
 		b.framed = true
-	case resp.ContentLength >= 0:
-		b.state, b.left = inData, resp.ContentLength
+	case resp.length >= 0:
+		b.state, b.left = inData, resp.length
 		if b.left == 0 {
 			b.state = bodyOver
 		}

@@ -97,11 +97,11 @@ func unframe(t testing.TB, raw []byte, rnd *rand.Rand) (data []byte, err error, 
 	tr := newTrickle(t, raw, rnd)
 	defer tr.close()
 	c := newConn(tr)
-	resp, err := c.response()
+	resp, err := c.response(true)
 	if err != nil {
 		t.Fatalf("header: %v", err)
 	}
-	b := newBody(c, resp)
+	b := bodyOf(c, &resp)
 	polls := rnd.IntN(4) // 0: never
 	buf := make([]byte, 1+rnd.IntN(2048))
 	idle := 0
@@ -289,13 +289,13 @@ func TestWhatFollowsTheBodyIsSeen(t *testing.T) {
 			t.Fatal(err)
 		}
 		c := newConn(tr)
-		resp, err := c.response()
+		resp, err := c.response(true)
 		if err != nil {
 			t.Fatal(err)
 		}
-		b := newBody(c, resp)
+		b := bodyOf(c, &resp)
 		b.polled = polled
-		if got, err := io.ReadAll(b); string(got) != "x" || err != nil {
+		if got, err := io.ReadAll(&b); string(got) != "x" || err != nil {
 			t.Fatalf("%q %v", got, err)
 		}
 		if b.over() {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"mime"
-	"net/http"
 	"runtime/debug"
 	"time"
 )
@@ -14,23 +13,27 @@ import (
 // verdict is what follows an attempt.
 type verdict struct {
 	again bool
-	hung  bool   // the worker fell silent: the client has waited long enough already
-	why   error  // of the attempt that failed
-	res   Result // when not again
+	hung  bool    // the worker fell silent: the client has waited long enough already
+	why   error   // of the attempt that failed
+	res   *Result // when not again
 }
 
 // carry runs attempts until the job has ended or waits again. It owns the task, and the goroutine is its own.
-// Whoever starts it has counted it in active.
+// Whoever starts it has counted it in active, where it counts.
 func (t *task) carry(res *reservation) {
-	parked := false
+	counts, parked := t.counts(), false
 	defer func() {
-		if !parked {
+		if counts && !parked {
 			t.r.leave()
 		}
 	}()
 	defer t.caught()
 	parked = t.run(res)
 }
+
+// counts says whether whoever carries the job first is counted in active. The submitter of a whole answer is not: nothing of
+// the router's runs on once the job is out of the books, and Drain waits for those.
+func (t *task) counts() bool { return !t.job.Inline || t.job.Stream }
 
 // caught ends a job whose carrier panicked.
 func (t *task) caught() {
@@ -47,8 +50,11 @@ func (t *task) caught() {
 			t.close(t.result(Failed, CodeInternal, "internal error"))
 		}
 	}()
-	if !t.settled {
+	switch {
+	case !t.settled:
 		t.finish(t.result(Failed, CodeInternal, "internal error; the queen's log has the details"))
+	case !t.closed():
+		t.close(t.result(Failed, CodeInternal, "internal error"))
 	}
 }
 
@@ -79,7 +85,7 @@ func (t *task) next(res *reservation, v verdict) *reservation {
 }
 
 // resume goes on after an attempt whose stream was parked, on a goroutine of its own.
-func (t *task) resume(res *reservation, x *exchange, f *frames, out Outcome, err error) {
+func (t *task) resume(res *reservation, out Outcome, err error) {
 	parked := false
 	defer func() {
 		if !parked {
@@ -87,7 +93,7 @@ func (t *task) resume(res *reservation, x *exchange, f *frames, out Outcome, err
 		}
 	}()
 	defer t.caught()
-	v := t.after(res, x, t.relayed(x, f, out, err))
+	v := t.after(res, t.relayed(&res.x, out, err))
 	parked = t.run(t.next(res, v))
 }
 
@@ -132,8 +138,8 @@ func (t *task) carryClaimed(res *reservation) {
 }
 
 // finish settles, or lets go of a detached job that the shutdown cut.
-func (t *task) finish(res Result) {
-	if t.job.Detached && res.State != Complete && errors.Is(context.Cause(t.ctx), errCut) {
+func (t *task) finish(res *Result) {
+	if t.job.Detached && res.State != Complete && errors.Is(t.ctx.why(), errCut) {
 		t.abandon()
 		return
 	}
@@ -144,7 +150,7 @@ func (t *task) finish(res Result) {
 func (t *task) attempt(res *reservation) (v verdict, parked bool) {
 	w := &res.p.Worker
 	if t.ctx.Err() != nil {
-		res.release(Outcome{Kind: Aborted, Err: context.Cause(t.ctx)})
+		res.release(Outcome{Kind: Aborted, Err: t.ctx.why()})
 		return verdict{res: t.aborted()}, false
 	}
 	s, err := t.open()
@@ -152,9 +158,9 @@ func (t *task) attempt(res *reservation) (v verdict, parked bool) {
 		return verdict{why: err, res: t.failure(err, CodeInternal)}, false
 	}
 	cont, err := t.continuation(s)
-	var req *wire
+	x := &res.x
 	if err == nil {
-		req, err = build(t.job, w, cont)
+		err = build(&x.req, t.job, w, cont)
 	}
 	if errors.Is(err, errSpent) {
 		return verdict{why: err, res: t.spent()}, false
@@ -162,21 +168,23 @@ func (t *task) attempt(res *reservation) (v verdict, parked bool) {
 	if err != nil {
 		return verdict{why: err, res: t.failure(err, CodeInternal)}, false
 	}
-	t.begin(w)
 	first := t.r.o.FirstToken
-	if !req.stream {
+	if !x.req.stream {
 		first = t.r.o.reply(t.job.MaxTokens)
 	}
-	x := &exchange{ctx: t.ctx, pool: t.r.pool, w: w, req: req, job: t.job, g: newGuard(t.ctx, first, t.r.o.InterToken)}
+	x.ctx, x.pool, x.w, x.job = t.ctx, t.r.pool, w, t.job
+	x.g.begin(t.ctx, first, t.r.o.InterToken)
+	t.begin(w, x.g.started)
 	out, parked := t.converse(s, x, res, cont)
 	if parked {
 		return verdict{}, true
 	}
-	return t.after(res, x, out), false
+	return t.after(res, out), false
 }
 
 // after judges an attempt that has ended.
-func (t *task) after(res *reservation, x *exchange, out Outcome) verdict {
+func (t *task) after(res *reservation, out Outcome) verdict {
+	x := &res.x
 	t.conclude(res, x, &out)
 	v := t.judge(x.w, &out)
 	v.hung = out.Kind == WorkerFault && (errors.Is(out.Err, errFirstToken) || errors.Is(out.Err, errInterToken) || (out.FirstToken == 0 && out.Duration >= x.g.first))
@@ -184,7 +192,7 @@ func (t *task) after(res *reservation, x *exchange, out Outcome) verdict {
 }
 
 // begin counts an attempt.
-func (t *task) begin(w *Worker) {
+func (t *task) begin(w *Worker, now time.Time) {
 	t.job.Attempt++
 	if t.tries++; t.tries == 1 && t.r.o.Budget != nil {
 		t.r.o.Budget.Request()
@@ -193,7 +201,7 @@ func (t *task) begin(w *Worker) {
 	defer t.mu.Unlock()
 	t.worker = *w
 	if t.started.IsZero() {
-		t.started = time.Now()
+		t.started = now
 	}
 }
 
@@ -213,7 +221,7 @@ func (t *task) continuation(s Stream) (*continuation, error) {
 	return &continuation{text, tokens}, nil
 }
 
-func (t *task) spent() Result {
+func (t *task) spent() *Result {
 	res := t.result(Complete, "", "")
 	res.StopReason = "length"
 	return res
@@ -244,51 +252,66 @@ func (t *task) converse(s Stream, x *exchange, res *reservation, cont *continuat
 	if err != nil {
 		return t.broke(x, err), false
 	}
-	t.status = resp.StatusCode
-	if resp.StatusCode/100 != 2 {
-		out, keep = t.refused(s, x, resp, cont)
+	t.status = resp.status
+	if resp.status/100 != 2 {
+		out, keep = t.refused(s, x, &resp, cont)
 		return out, false
 	}
-	if kind, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type")); kind == "text/event-stream" || (x.req.stream && kind != "application/json") {
-		out, parked = t.relay(s, x, res, resp)
+	if kind := mediaType(resp.contentType); kind == "text/event-stream" || (x.req.stream && kind != "application/json") {
+		out, parked = t.relay(s, x, res, &resp)
 		streamed = true
 		return out, parked
 	}
-	body, err := x.whole(resp, t.r.o.MaxReply)
+	body, over, err := x.whole(&resp, t.r.o.MaxReply)
 	if err != nil {
 		return t.broke(x, err), false
 	}
-	keep = !resp.Close
-	if out, err = s.Body(t.ctx, resp.StatusCode, resp.Header, body); err != nil {
-		out.Kind, out.Err = t.kindOf(err), x.g.why(t.ctx, err)
+	keep = over && !resp.closes
+	if out, err = s.Body(t.ctx, resp.status, resp.header, body); err != nil {
+		out.Kind, out.Err = t.kindOf(err), x.g.why(err)
 	}
 	return out, false
 }
 
+// mediaType is a Content-Type without its parameters; the two that nearly all are need no parsing.
+func mediaType(contentType string) string {
+	switch contentType {
+	case "application/json", "text/event-stream":
+		return contentType
+	case "application/json; charset=utf-8":
+		return "application/json"
+	case "text/event-stream; charset=utf-8":
+		return "text/event-stream"
+	}
+	kind, _, _ := mime.ParseMediaType(contentType)
+	return kind
+}
+
 // relay passes a streamed answer on.
-func (t *task) relay(s Stream, x *exchange, res *reservation, resp *http.Response) (out Outcome, parked bool) {
-	f := &frames{streamBody: *newBody(x.c, resp), x: x, keep: !resp.Close}
-	o := CopyOptions{Protocol: orText(x.w.Protocol, ProtocolOpenAI), Surface: x.req.surface, Attempt: t.job.Attempt, Status: resp.StatusCode,
-		ContentType: resp.Header.Get("Content-Type"), Continued: t.emitted, UsageInjected: x.req.usageInjected,
+func (t *task) relay(s Stream, x *exchange, res *reservation, resp *response) (out Outcome, parked bool) {
+	f := &x.f
+	f.streamBody, f.x, f.keep = bodyOf(x.c, resp), x, !resp.closes
+	o := CopyOptions{Protocol: orText(x.w.Protocol, ProtocolOpenAI), Surface: x.req.surface, Attempt: t.job.Attempt, Status: resp.status,
+		ContentType: resp.contentType, Continued: t.emitted, UsageInjected: x.req.usageInjected,
 		Stop: x.req.stop, FirstToken: x.g.first, InterToken: x.g.inter}
-	x.header, x.req = nil, nil // nothing is posted again
+	x.req = wire{} // nothing is posted again
 	var err error
 	if ps, ok := s.(PollStream); ok && t.r.o.Poller != nil && t.job.Stream && !t.job.Detached {
-		if out, parked, err = ps.CopyThen(t.ctx, f, o, func(out Outcome, err error) { t.resume(res, x, f, out, err) }); parked {
+		if out, parked, err = ps.CopyThen(t.ctx, f, o, func(out Outcome, err error) { t.resume(res, out, err) }); parked {
 			return out, true
 		}
 	} else {
 		out, err = s.Copy(t.ctx, f, o)
 	}
-	return t.relayed(x, f, out, err), false
+	return t.relayed(x, out, err), false
 }
 
 // relayed ends the exchange of a streamed answer.
-func (t *task) relayed(x *exchange, f *frames, out Outcome, err error) Outcome {
+func (t *task) relayed(x *exchange, out Outcome, err error) Outcome {
 	if err != nil {
-		out.Kind, out.Err = t.kindOf(err), x.g.why(t.ctx, err)
+		out.Kind, out.Err = t.kindOf(err), x.g.why(err)
 	}
-	x.endStream(t.r, f, err)
+	x.endStream(t.r, err)
 	return out
 }
 
@@ -308,7 +331,7 @@ func (t *task) broke(x *exchange, err error) Outcome {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		err = errTruncated
 	}
-	out := Outcome{Kind: WorkerFault, Err: x.g.why(t.ctx, err)}
+	out := Outcome{Kind: WorkerFault, Err: x.g.why(err)}
 	if t.ctx.Err() != nil {
 		out.Kind = Aborted
 	}
@@ -318,7 +341,7 @@ func (t *task) broke(x *exchange, err error) Outcome {
 // ours is the outcome of a failure on our own side.
 func (t *task) ours(err error) Outcome {
 	if t.ctx.Err() != nil {
-		return Outcome{Kind: Aborted, Err: context.Cause(t.ctx)}
+		return Outcome{Kind: Aborted, Err: t.ctx.why()}
 	}
 	return Outcome{Kind: Internal, Err: err}
 }

@@ -1,146 +1,29 @@
 package router
 
 import (
-	"context"
 	"errors"
 	"io"
 	"net"
-	"net/http"
-	"strconv"
-	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 )
 
-// guard closes the connection of an attempt when the job's context ends or the worker is silent for too long. It costs
-// one timer and one callback an attempt, nothing per token but a store.
-type guard struct {
-	first, inter time.Duration
-	started      time.Time
-	last         atomic.Int64 // of the last byte, since started; 0 = none yet
-	firstAt      atomic.Int64 // of the first
-
-	mu      sync.Mutex
-	c       *conn
-	over    bool
-	expired error
-	timer   *time.Timer
-	unhook  func() bool
-}
-
-func newGuard(ctx context.Context, first, inter time.Duration) *guard {
-	g := &guard{first: first, inter: inter, started: time.Now()}
-	g.unhook = context.AfterFunc(ctx, g.shut)
-	g.mu.Lock()
-	g.timer = time.AfterFunc(first, g.check)
-	g.mu.Unlock()
-	return g
-}
-
-// hold puts the guard over a connection; it reports false, and closes it, when the attempt is already over.
-func (g *guard) hold(c *conn) bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.c = c
-	if g.over {
-		_ = c.Close()
-	}
-	return !g.over
-}
-
-// shut ends the attempt.
-func (g *guard) shut() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.over = true
-	if g.c != nil {
-		_ = g.c.Close()
-	}
-}
-
-// check runs when a limit may have passed.
-func (g *guard) check() {
-	limit, why := g.first, errFirstToken
-	var left time.Duration
-	if last := time.Duration(g.last.Load()); last > 0 {
-		limit, why = g.inter, errInterToken
-		left = limit - (time.Since(g.started) - last)
-	} else {
-		left = limit - time.Since(g.started)
-	}
-	g.mu.Lock()
-	if g.over {
-		g.mu.Unlock()
-		return
-	}
-	if left > 0 {
-		g.timer.Reset(left)
-		g.mu.Unlock()
-		return
-	}
-	g.expired = why
-	g.mu.Unlock()
-	g.shut()
-}
-
-// touch notes that the worker spoke.
-func (g *guard) touch() {
-	now := int64(time.Since(g.started)) + 1
-	if g.last.Swap(now) == 0 {
-		g.firstAt.Store(now)
-		g.mu.Lock()
-		if !g.over {
-			g.timer.Reset(g.inter)
-		}
-		g.mu.Unlock()
-	}
-}
-
-// release ends the watch; it reports whether the connection is still good.
-func (g *guard) release() bool {
-	g.unhook()
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.timer.Stop()
-	ok := !g.over
-	g.over, g.c = true, nil
-	return ok
-}
-
-// why explains an error: the guard's own reason, where it has one, is the cause.
-func (g *guard) why(ctx context.Context, err error) error {
-	if err == nil {
-		return nil
-	}
-	g.mu.Lock()
-	expired := g.expired
-	g.mu.Unlock()
-	if expired != nil {
-		return expired
-	}
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	return err
-}
-
 // exchange is one request and its answer.
 type exchange struct {
-	ctx    context.Context
+	ctx    *life
 	pool   *pool
 	w      *Worker
-	g      *guard
+	g      guard
 	c      *conn
 	reused bool
-	header []byte
-	req    *wire
+	req    wire
 	job    *Job
+	f      frames // of an answer that is a stream
 }
 
 // post connects and writes the request.
 func (x *exchange) post(fresh bool) error {
-	c, reused, err := x.pool.get(x.ctx, x.w, fresh)
+	c, reused, err := x.pool.get(x.ctx, x.w, fresh, x.g.started)
 	if err != nil {
 		return &dialError{err}
 	}
@@ -148,22 +31,12 @@ func (x *exchange) post(fresh bool) error {
 	if !x.g.hold(c) {
 		return net.ErrClosed
 	}
-	if x.header == nil {
-		x.header = x.head()
-	}
-	if len(x.req.body) <= 16<<10 {
-		_, err = c.Write(append(x.header, x.req.body...)) // head left room for it; a second time writes the same
-		return err
-	}
-	if _, err = c.Write(x.header); err == nil {
-		_, err = c.Write(x.req.body)
-	}
-	return err
+	return x.write()
 }
 
 // answer reads the header of the worker's answer. A kept connection that the worker had closed meanwhile is replaced,
 // once: nothing of an answer was seen.
-func (x *exchange) answer(posted error) (*http.Response, error) {
+func (x *exchange) answer(posted error) (response, error) {
 	resp, err := x.read(posted)
 	if err == nil || !x.reused || x.c.got || x.ctx.Err() != nil {
 		return resp, err
@@ -176,17 +49,17 @@ func (x *exchange) answer(posted error) (*http.Response, error) {
 }
 
 // read reads the header even when writing failed: a worker may answer and close before it has read the whole body.
-func (x *exchange) read(posted error) (*http.Response, error) {
+func (x *exchange) read(posted error) (response, error) {
 	if posted != nil && x.c == nil {
-		return nil, posted
+		return response{}, posted
 	}
 	if posted != nil {
 		_ = x.c.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
 	}
-	resp, err := x.c.response()
+	resp, err := x.c.response(x.req.stream)
 	if posted != nil {
 		if err != nil {
-			return nil, posted
+			return response{}, posted
 		}
 		_ = x.c.SetReadDeadline(time.Time{})
 	}
@@ -198,92 +71,26 @@ func (x *exchange) end(keep bool) {
 	if ok := x.g.release(); x.c == nil {
 		return
 	} else if keep && ok {
-		x.pool.put(x.w, x.c)
+		x.pool.put(x.w, x.c, time.Now())
 		return
 	}
 	_ = x.c.Close()
 }
 
 // endStream is end after a streamed answer, whose body may not have ended yet.
-func (x *exchange) endStream(r *Router, f *frames, err error) {
+func (x *exchange) endStream(r *Router, err error) {
+	f := &x.f
 	ok := x.g.release()
 	switch {
 	case !ok || err != nil || f.state.Load() != framesDone || !f.keep || !x.pool.lasting(x.w):
 		_ = x.c.Close()
 	case f.over():
 		x.c.stream = true
-		x.pool.put(x.w, x.c)
+		x.pool.put(x.w, x.c, time.Now())
 	default:
 		r.enter()
 		go r.recycle(x, f)
 	}
-}
-
-// head writes the request's header.
-func (x *exchange) head() []byte {
-	b := make([]byte, 0, 512+min(len(x.req.body), 16<<10))
-	b = append(b, "POST "...)
-	b = append(append(b, prefixOf(x.w.Address)...), x.req.path...)
-	b = append(b, " HTTP/1.1\r\nHost: "...)
-	b = append(b, hostOf(x.w.Address)...)
-	b = append(b, "\r\nContent-Type: "...)
-	b = append(b, clean(x.req.contentType)...)
-	b = append(b, "\r\nContent-Length: "...)
-	b = strconv.AppendInt(b, int64(len(x.req.body)), 10)
-	if x.req.stream {
-		b = append(b, "\r\nAccept: text/event-stream"...)
-	}
-	if x.w.APIKey != "" {
-		b = appendHeader(b, "Authorization", "Bearer "+x.w.APIKey)
-	}
-	b = appendHeader(b, "traceparent", x.job.Traceparent)
-	b = appendHeader(b, "X-Correlation-Id", x.job.CorrelationID)
-	return append(b, "\r\n\r\n"...)
-}
-
-func appendHeader(b []byte, name, value string) []byte {
-	if value = clean(value); value == "" {
-		return b
-	}
-	b = append(b, "\r\n"...)
-	b = append(b, name...)
-	b = append(b, ": "...)
-	return append(b, value...)
-}
-
-// clean keeps a value within its line.
-func clean(s string) string {
-	if strings.IndexFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f }) < 0 {
-		return s
-	}
-	return strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
-			return -1
-		}
-		return r
-	}, s)
-}
-
-// hostOf is the Host header's value: the address without a scheme or path.
-func hostOf(addr string) string {
-	if _, rest, ok := strings.Cut(addr, "://"); ok {
-		addr = rest
-	}
-	addr, _, _ = strings.Cut(addr, "/")
-	if addr = clean(addr); addr == "" {
-		return "worker"
-	}
-	return addr
-}
-
-// prefixOf is the path of an address that is a URL: some servers stand behind one.
-func prefixOf(addr string) string {
-	if _, rest, ok := strings.Cut(addr, "://"); ok {
-		if i := strings.IndexByte(rest, '/'); i >= 0 {
-			return clean(strings.TrimRight(rest[i:], "/"))
-		}
-	}
-	return ""
 }
 
 // dialError is a worker that can't be reached.
@@ -320,7 +127,7 @@ func (f *frames) Read(p []byte) (int, error) {
 		f.x.g.touch()
 	}
 	if err != nil && !errors.Is(err, io.EOF) {
-		err = f.x.g.why(f.x.ctx, err)
+		err = f.x.g.why(err)
 	}
 	return n, err
 }
@@ -394,23 +201,26 @@ func (r *Router) recycle(x *exchange, f *frames) {
 		return
 	}
 	x.c.stream = true
-	r.pool.put(x.w, x.c)
+	r.pool.put(x.w, x.c, time.Now())
 }
 
-// whole reads a whole answer, within a limit.
-func (x *exchange) whole(resp *http.Response, limit int64) ([]byte, error) {
-	if resp.ContentLength > limit {
-		return nil, refuse(CodeWorkerFailed, 0, nil, "the worker's answer is longer than %d bytes", limit)
+// whole reads a whole answer, within a limit; over says that it ended as it should.
+func (x *exchange) whole(resp *response, limit int64) (out []byte, over bool, err error) {
+	tooLong := func() error {
+		return refuse(CodeWorkerFailed, 0, nil, "the worker's answer is longer than %d bytes", limit)
 	}
-	var out []byte
-	if resp.ContentLength > 0 {
-		out = make([]byte, resp.ContentLength)
-		_, err := io.ReadFull(resp.Body, out)
-		return out, err
+	if resp.length > limit {
+		return nil, false, tooLong()
 	}
-	out, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
+	if resp.length >= 0 && !resp.chunked {
+		out = make([]byte, resp.length)
+		_, err = io.ReadFull(x.c.reader(), out)
+		return out, err == nil, err
+	}
+	b := bodyOf(x.c, resp)
+	out, err = io.ReadAll(io.LimitReader(&b, limit+1))
 	if err == nil && int64(len(out)) > limit {
-		err = refuse(CodeWorkerFailed, 0, nil, "the worker's answer is longer than %d bytes", limit)
+		err = tooLong()
 	}
-	return out, err
+	return out, b.over(), err
 }

@@ -37,7 +37,7 @@ func TestForm(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			set := len(c.job.Set)
-			req, err := build(c.job, &Worker{Model: c.model}, nil)
+			req, err := built(c.job, &Worker{Model: c.model}, nil)
 			if err != nil || req.contentType != c.job.ContentType || len(c.job.Set) != set {
 				t.Fatalf("%+v %v", req, err)
 			}
@@ -62,12 +62,12 @@ func TestForm(t *testing.T) {
 			}
 		})
 	}
-	if req, err := build(job(nil), &Worker{}, nil); err != nil || &req.body[0] != &b.Bytes()[0] {
+	if req, err := built(job(nil), &Worker{}, nil); err != nil || &req.body[0] != &b.Bytes()[0] {
 		t.Errorf("a form that needs no change was copied: %v", err)
 	}
 	cut := job(nil)
 	cut.Body = cut.Body[:50_000]
-	if _, err := build(cut, &Worker{Model: "x"}, nil); codeOf(err, "") != CodeInvalid {
+	if _, err := built(cut, &Worker{Model: "x"}, nil); codeOf(err, "") != CodeInvalid {
 		t.Errorf("a cut form: %v", err)
 	}
 }
@@ -82,7 +82,7 @@ func FuzzForm(f *testing.F) {
 		if kind == "" {
 			return
 		}
-		req, err := build(&Job{Surface: Raw, Path: "/v1/audio/transcriptions", ContentType: kind, Body: body}, &Worker{Model: "w"}, nil)
+		req, err := built(&Job{Surface: Raw, Path: "/v1/audio/transcriptions", ContentType: kind, Body: body}, &Worker{Model: "w"}, nil)
 		if err != nil {
 			if codeOf(err, "") != CodeInvalid {
 				t.Fatal(err)

@@ -93,7 +93,7 @@ func (h *Handle) LoadingError() error {
 }
 
 // Done is closed once the job has ended and is settled.
-func (h *Handle) Done() <-chan struct{} { return h.t.done }
+func (h *Handle) Done() <-chan struct{} { return h.t.ended() }
 
 // Result is how the job ended; valid after Done. Its State is empty for a detached job that was left to the next queen.
 func (h *Handle) Result() Result { return h.t.final }

@@ -26,6 +26,7 @@ func (r *Router) lineUp(t *task, front bool) bool {
 		}
 	}
 	r.line = slices.Insert(r.line, at, t)
+	r.counted()
 	r.waiting[t.job.Model]++
 	for _, l := range r.loads {
 		if l.serves(t) {
@@ -45,6 +46,7 @@ func (r *Router) lineUp(t *task, front bool) bool {
 
 // unline takes a job out of the line or from the orphans. The caller holds mu.
 func (r *Router) unline(t *task) {
+	defer r.counted()
 	if t.state == orphan {
 		if i := slices.Index(r.orphans, t); i >= 0 {
 			r.orphans = slices.Delete(r.orphans, i, i+1)

@@ -183,39 +183,43 @@ func TestIdleConnectionsAreClosed(t *testing.T) {
 	p := newPool(tcpDialer{}, nil, time.Second, 2)
 	var cs []*conn
 	for range 3 {
-		c, reused, err := p.get(context.Background(), &w.Worker, false)
+		c, reused, err := p.get(context.Background(), &w.Worker, false, time.Now())
 		if err != nil || reused {
 			t.Fatal(err, reused)
 		}
 		cs = append(cs, c)
 	}
 	for _, c := range cs {
-		p.put(&w.Worker, c) // the third is one too many
+		p.put(&w.Worker, c, time.Now()) // the third is one too many
 	}
-	if n := len(p.idle[poolKey(&w.Worker)]); n != 2 {
+	if n := len(p.at(poolKey(&w.Worker)).idle); n != 2 {
 		t.Errorf("%d kept", n)
 	}
 	cs[0].idle = time.Now().Add(-time.Hour)
 	p.sweep()
-	if n := len(p.idle[poolKey(&w.Worker)]); n != 1 {
+	if n := len(p.at(poolKey(&w.Worker)).idle); n != 1 {
 		t.Errorf("%d kept after the sweep", n)
 	}
 	cs[1].idle = time.Now().Add(-time.Hour)
-	if c := p.take(poolKey(&w.Worker)); c != nil {
+	if _, c := p.take(poolKey(&w.Worker), false, time.Now()); c != nil {
 		t.Error("an old connection was given out")
 	}
 	p.close()
-	p.put(&w.Worker, newConn(cs[2].Conn))
-	if len(p.idle) != 0 {
+	p.put(&w.Worker, newConn(cs[2].Conn), time.Now())
+	if len(p.at(poolKey(&w.Worker)).idle) != 0 {
 		t.Error("kept after close")
 	}
 }
 
 func TestManyTokensCostNoTimer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ctx, cancel := context.WithCancel(context.Background())
-		defer cancel()
-		g := newGuard(ctx, time.Second, time.Second)
+		ctx := &life{}
+		defer ctx.cancel(errCancelled)
+		g := &guard{}
+		g.begin(ctx, time.Second, time.Second)
+		if !g.hold(newConn(&cannedConn{})) {
+			t.Fatal("over before it began")
+		}
 		g.touch()
 		if n := testing.AllocsPerRun(1000, g.touch); n != 0 {
 			t.Errorf("%v allocations a read", n)
@@ -224,11 +228,11 @@ func TestManyTokensCostNoTimer(t *testing.T) {
 			<-time.After(900 * time.Millisecond)
 			g.touch()
 		}
-		if g.why(ctx, errTruncated) != errTruncated {
+		if g.why(errTruncated) != errTruncated {
 			t.Error("expired while tokens came")
 		}
 		<-time.After(1001 * time.Millisecond)
-		if g.why(ctx, errTruncated) != errInterToken {
+		if g.why(errTruncated) != errInterToken {
 			t.Error("not expired")
 		}
 		g.release()

@@ -238,8 +238,8 @@ func TestParkedStreamsConnectionIsUsedAgain(t *testing.T) {
 func idleConns(r *Router) (n int) {
 	r.pool.mu.Lock()
 	defer r.pool.mu.Unlock()
-	for _, l := range r.pool.idle {
-		n += len(l)
+	for _, l := range r.pool.lanes {
+		n += len(l.idle)
 	}
 	return n
 }

@@ -4,9 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
-	"io"
 	"net"
-	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,9 +26,10 @@ type conn struct {
 	got    bool          // something was read since the last request
 	stream bool          // its last answer was a stream
 	idle   time.Time
+	lane   *lane // nil: of no worker that is known
+	dog    watchdog
 	try    tries
 	poll   atomic.Pointer[Poll] // while it is watched
-	closed atomic.Bool
 }
 
 func newConn(nc net.Conn) *conn { return &conn{Conn: nc, budget: -1} }
@@ -59,7 +58,7 @@ func (c *conn) unread() bool {
 
 // Close closes the connection, and tells whoever watches it.
 func (c *conn) Close() error {
-	c.closed.Store(true)
+	c.dog.close()
 	err := c.Conn.Close()
 	if p := c.poll.Load(); p != nil {
 		(*p).Kick()
@@ -88,25 +87,6 @@ func (r readerOf) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// response reads the header of the answer.
-func (c *conn) response() (*http.Response, error) {
-	c.budget = maxHeader
-	defer func() { c.budget = -1 }()
-	for range 8 { // informational answers come before the real one
-		resp, err := http.ReadResponse(c.reader(), nil)
-		if err != nil {
-			if errors.Is(err, io.ErrUnexpectedEOF) && !c.got {
-				err = io.EOF
-			}
-			return nil, err
-		}
-		if resp.StatusCode >= 200 {
-			return resp, nil
-		}
-	}
-	return nil, errHeaderTooLong
-}
-
 // pool keeps idle connections to workers.
 type pool struct {
 	dialer  Dialer
@@ -115,13 +95,14 @@ type pool struct {
 	max     int
 
 	mu     sync.Mutex
-	idle   map[workerKey][]*conn
-	curt   map[workerKey]bool // workers that close the connection after a stream though they promise to keep it
+	lanes  map[workerKey]*lane
 	closed bool
+
+	texts sync.Pool // *[]byte: memory for requests on their way out
 }
 
 func newPool(d Dialer, p Poller, timeout time.Duration, max int) *pool {
-	return &pool{dialer: d, poller: p, timeout: timeout, max: max, idle: make(map[workerKey][]*conn), curt: make(map[workerKey]bool)}
+	return &pool{dialer: d, poller: p, timeout: timeout, max: max, lanes: make(map[workerKey]*lane), texts: sync.Pool{New: func() any { return new([]byte) }}}
 }
 
 // workerKey names a worker's process: an id may come back at another address.
@@ -129,12 +110,38 @@ type workerKey struct{ id, address string }
 
 func poolKey(w *Worker) workerKey { return workerKey{w.ID, w.Address} }
 
+// lane is what is kept of a worker's process. The pool's mu guards idle and curt.
+type lane struct {
+	idle []*conn
+	curt bool // it closes the connection after a stream though it promises to keep it
+
+	openings [2]atomic.Pointer[opening] // of requests for a whole answer and for a stream
+	headers  [2]atomic.Pointer[fields]  // of the last such answers
+}
+
+// which is the place in a pair for one of the two kinds of exchange.
+func which(stream bool) int {
+	if stream {
+		return 1
+	}
+	return 0
+}
+
+// at gives the worker's lane. The caller holds mu.
+func (p *pool) at(key workerKey) *lane {
+	l := p.lanes[key]
+	if l == nil {
+		l = &lane{}
+		p.lanes[key] = l
+	}
+	return l
+}
+
 // get gives a kept connection, or a new one. fresh asks for a new one.
-func (p *pool) get(ctx context.Context, w *Worker, fresh bool) (c *conn, reused bool, err error) {
-	if !fresh {
-		if c := p.take(poolKey(w)); c != nil {
-			return c, true, nil
-		}
+func (p *pool) get(ctx context.Context, w *Worker, fresh bool, now time.Time) (c *conn, reused bool, err error) {
+	l, c := p.take(poolKey(w), fresh, now)
+	if c != nil {
+		return c, true, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, p.timeout)
 	defer cancel()
@@ -142,57 +149,60 @@ func (p *pool) get(ctx context.Context, w *Worker, fresh bool) (c *conn, reused 
 	if err != nil {
 		return nil, false, err
 	}
-	return newConn(nc), false, nil
+	c = newConn(nc)
+	c.lane = l
+	return c, false, nil
 }
 
-func (p *pool) take(key workerKey) *conn {
+// take gives the worker's lane and, unless none is wanted, a kept connection where there is one.
+func (p *pool) take(key workerKey, none bool, now time.Time) (*lane, *conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	list := p.idle[key]
-	for len(list) > 0 {
-		c := list[len(list)-1]
-		list[len(list)-1] = nil
-		list = list[:len(list)-1]
-		p.idle[key] = list
+	l := p.at(key)
+	for len(l.idle) > 0 && !none {
+		last := len(l.idle) - 1
+		c := l.idle[last]
+		l.idle[last] = nil
+		l.idle = l.idle[:last]
 		if c.stream && hungUp(c.Conn) {
-			p.curt[key] = true
+			l.curt = true
 			_ = c.Close()
 			continue
 		}
-		if time.Since(c.idle) < idleLife {
+		if now.Sub(c.idle) < idleLife {
 			c.got = false
-			return c
+			return l, c
 		}
 		_ = c.Close() // too old to trust
 	}
-	return nil
+	return l, nil
 }
 
 // put keeps a connection whose answer was read to its end.
-func (p *pool) put(w *Worker, c *conn) {
-	key := poolKey(w)
+func (p *pool) put(w *Worker, c *conn, now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !c.unread() || p.closed || len(p.idle[key]) >= p.max || c.stream && p.curt[key] {
+	l := p.at(poolKey(w)) // c's own may have been forgotten
+	if !c.unread() || p.closed || len(l.idle) >= p.max || c.stream && l.curt {
 		_ = c.Close()
 		return
 	}
-	c.idle = time.Now()
-	p.idle[key] = append(p.idle[key], c)
+	c.idle, c.lane = now, l
+	l.idle = append(l.idle, c)
 }
 
 // lasting reports whether a connection to the worker is worth keeping after a stream.
 func (p *pool) lasting(w *Worker) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return !p.curt[poolKey(w)]
+	return !p.at(poolKey(w)).curt
 }
 
 // learn notes that the worker closes connections after a stream.
 func (p *pool) learn(w *Worker) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.curt[poolKey(w)] = true
+	p.at(poolKey(w)).curt = true
 }
 
 // forget closes the kept connections of a worker that failed.
@@ -200,32 +210,32 @@ func (p *pool) forget(w *Worker) {
 	key := poolKey(w)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, c := range p.idle[key] {
-		_ = c.Close()
+	if l := p.lanes[key]; l != nil {
+		for _, c := range l.idle {
+			_ = c.Close()
+		}
+		delete(p.lanes, key)
 	}
-	delete(p.idle, key)
-	delete(p.curt, key)
 }
 
-// sweep closes what has been idle too long.
+// sweep closes what has been idle too long, and forgets workers that nobody talks to.
 func (p *pool) sweep() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for key, list := range p.idle {
-		keep := list[:0]
-		for _, c := range list {
+	for key, l := range p.lanes {
+		keep := l.idle[:0]
+		for _, c := range l.idle {
 			if time.Since(c.idle) < idleLife {
 				keep = append(keep, c)
 				continue
 			}
 			_ = c.Close()
 		}
-		clear(list[len(keep):])
-		if len(keep) == 0 {
-			delete(p.idle, key)
-			continue
+		clear(l.idle[len(keep):])
+		l.idle = keep
+		if len(keep) == 0 && !l.curt {
+			delete(p.lanes, key)
 		}
-		p.idle[key] = keep
 	}
 }
 
@@ -233,10 +243,10 @@ func (p *pool) close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.closed = true
-	for key, list := range p.idle {
-		for _, c := range list {
+	for key, l := range p.lanes {
+		for _, c := range l.idle {
 			_ = c.Close()
 		}
-		delete(p.idle, key)
+		delete(p.lanes, key)
 	}
 }

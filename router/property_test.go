@@ -120,6 +120,9 @@ func chaos(t *testing.T, seed uint64, jobs int) {
 		}
 	}
 	g.mu.Unlock()
+	if g.waits.Load() {
+		t.Error("somebody is still said to wait")
+	}
 	if st := g.Stats(); st.Running+st.Waiting != 0 {
 		t.Errorf("left behind: %+v", st)
 	}

@@ -78,7 +78,7 @@ func (r *Router) resume(j *Job) {
 		return
 	}
 	if res, ok := s.Ended(); ok { // the terminal event went out, its record did not
-		t.record(res)
+		t.record(&res)
 		return
 	}
 	_, tokens, continuable := s.Prefix()
@@ -118,6 +118,7 @@ func (r *Router) enroll(t *task) bool {
 		return false
 	}
 	r.tasks[t.job.ID] = t
+	r.shares.change(t.job, 1, 0, time.Now())
 	return true
 }
 
@@ -126,6 +127,7 @@ func (r *Router) orphan(t *task) {
 	r.mu.Lock()
 	t.state, t.since = orphan, time.Now()
 	r.orphans = append(r.orphans, t)
+	r.counted()
 	r.mu.Unlock()
 }
 
@@ -149,6 +151,7 @@ func (r *Router) claimOrphans(now time.Time) {
 	}
 	clear(r.orphans[len(keep):])
 	r.orphans = keep
+	r.counted()
 	r.mu.Unlock()
 	for _, t := range back {
 		t.watchIdle(t.opened())

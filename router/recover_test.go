@@ -276,3 +276,16 @@ func TestFault27CutAtTheDeadline(t *testing.T) {
 		t.Fatalf("%+v %q", res, s.text)
 	}
 }
+
+// A job that was taken over is counted like any other for its tenant's share.
+func TestRecoveredJobsAreCounted(t *testing.T) {
+	w := startWorker(t, "a", ProtocolOpenAI, answer)
+	var s *fakeStream
+	g := found(t, Options{Slots: func(string) int { return 4 }}, w, func(g *rig) { s = g.left(native(10), "d", 3) })
+	g.over(s)
+	g.shares.mu.Lock()
+	defer g.shares.mu.Unlock()
+	if u := g.shares.models["m"].tenants[""]; u == nil || u.inside != 0 || u.running != 0 || u.peak != 1 {
+		t.Errorf("%+v", u)
+	}
+}

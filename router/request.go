@@ -32,21 +32,22 @@ var errSpent = errors.New("max_tokens is used up")
 var queenFields = []string{"priority", "session_id", "deadline", "node"}
 
 // build makes the request for a worker, with the text so far when another worker began it.
-func build(j *Job, w *Worker, cont *continuation) (*wire, error) {
-	out := &wire{path: j.Path, contentType: j.ContentType, body: j.Body, stream: j.Stream, surface: j.Surface}
+func build(out *wire, j *Job, w *Worker, cont *continuation) error {
+	*out = wire{path: j.Path, contentType: j.ContentType, body: j.Body, stream: j.Stream, surface: j.Surface}
 	if out.contentType == "" {
 		out.contentType = "application/json"
 	}
 	if !strings.HasPrefix(out.contentType, "application/json") {
 		var err error
 		if out.body, err = form(j, w, out.contentType); err != nil {
-			return nil, err
+			return err
 		}
-		return out, checkRaw(out, cont)
+		return checkRaw(out, cont)
 	}
-	b, err := parseBody(j.Body)
+	b, err := borrowBody(j.Body)
+	defer b.giveBack()
 	if err != nil {
-		return nil, refuse(CodeInvalid, 0, err, "the body is not a JSON object; send one")
+		return refuse(CodeInvalid, 0, err, "the body is not a JSON object; send one")
 	}
 	params(b, j, w)
 	switch j.Surface {
@@ -55,10 +56,10 @@ func build(j *Job, w *Worker, cont *continuation) (*wire, error) {
 			out.path = "/v1/embeddings"
 		}
 		out.body = b.bytes()
-		return out, checkRaw(out, cont)
+		return checkRaw(out, cont)
 	}
 	if err := toOpenAI(b, out); err != nil {
-		return nil, err
+		return err
 	}
 	out.stop = stops(b)
 	if w.Protocol == ProtocolExecute {
@@ -67,10 +68,10 @@ func build(j *Job, w *Worker, cont *continuation) (*wire, error) {
 		err = finishOpenAI(b, out, w, cont)
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
 	out.body = b.bytes()
-	return out, nil
+	return nil
 }
 
 func checkRaw(out *wire, cont *continuation) error {
@@ -92,7 +93,7 @@ func params(b *body, j *Job, w *Worker) {
 		b.set(name, raw)
 	}
 	if w.Model != "" {
-		b.set("model", quote(w.Model))
+		b.setText("model", w.Model)
 	}
 }
 
@@ -137,15 +138,16 @@ func ollamaOption(name string) string {
 func fromOllama(b *body) error {
 	if raw, ok := b.get("options"); ok {
 		text := bytes.Clone(raw)
-		ms, err := members(text)
+		ms, err := members(text, nil)
 		if err != nil {
 			return refuse(CodeInvalid, 0, err, "options must be an object")
 		}
 		for _, m := range ms {
-			if m.name == "num_ctx" || (m.name == "num_predict" && bytes.HasPrefix(m.raw(text), []byte("-"))) {
+			name := string(m.name)
+			if name == "num_ctx" || (name == "num_predict" && bytes.HasPrefix(m.raw(text), []byte("-"))) {
 				continue
 			}
-			b.set(ollamaOption(m.name), string(m.raw(text)))
+			b.set(ollamaOption(name), string(m.raw(text)))
 		}
 	}
 	if raw, ok := b.get("format"); ok {

@@ -62,7 +62,7 @@ func TestBuild(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			j := &Job{ID: "j", Surface: c.surface, Body: []byte(c.body), Stream: c.stream}
-			req, err := build(j, &c.worker, c.cont)
+			req, err := built(j, &c.worker, c.cont)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -86,7 +86,7 @@ func TestBuild(t *testing.T) {
 func TestSetAndStrip(t *testing.T) {
 	j := &Job{Surface: Chat, Body: []byte(`{"model":"m","logit_bias":{"1":2},"temperature":1,"temperature":2}`),
 		Set: map[string]string{"temperature": "0.2", "top_k": "3"}, Strip: []string{"logit_bias"}}
-	req, err := build(j, &Worker{}, nil)
+	req, err := built(j, &Worker{}, nil)
 	if err != nil || string(req.body) != `{"model":"m","temperature":0.2,"temperature":0.2,"top_k":3}` {
 		t.Fatalf("%s %v", req.body, err)
 	}
@@ -94,34 +94,34 @@ func TestSetAndStrip(t *testing.T) {
 
 func TestBuildRefuses(t *testing.T) {
 	for _, text := range []string{``, `[]`, `{`, `{"a"}`, `{"a":1}{"b":2}`, `{"a":1,}`, strings.Repeat("[", 20_000)} {
-		_, err := build(&Job{Surface: Chat, Body: []byte(text)}, &Worker{}, nil)
+		_, err := built(&Job{Surface: Chat, Body: []byte(text)}, &Worker{}, nil)
 		if codeOf(err, "") != CodeInvalid {
 			t.Errorf("%.20q: %v", text, err)
 		}
 	}
 	for _, path := range []string{"", "v1/x", "/v1/a b", "/v1/x\r\nHost: y", "/v1/\x00"} {
-		_, err := build(&Job{Surface: Raw, Path: path, Body: []byte(`{}`)}, &Worker{}, nil)
+		_, err := built(&Job{Surface: Raw, Path: path, Body: []byte(`{}`)}, &Worker{}, nil)
 		if codeOf(err, "") != CodeInvalid {
 			t.Errorf("%q: %v", path, err)
 		}
 	}
 	for _, text := range []string{`{"prompt":["a","b"]}`, `{"prompt":[1,2]}`, `{"prompt":[]}`, `{"prompt":"a","n":2}`} {
-		if _, err := build(&Job{Surface: Completion, Body: []byte(text)}, &Worker{Protocol: ProtocolExecute}, nil); codeOf(err, "") != CodeInvalid {
+		if _, err := built(&Job{Surface: Completion, Body: []byte(text)}, &Worker{Protocol: ProtocolExecute}, nil); codeOf(err, "") != CodeInvalid {
 			t.Errorf("%s to execute: %v", text, err)
 		}
 	}
-	_, err := build(&Job{Surface: Completion, Body: []byte(`{"prompt":"p","max_tokens":3}`)}, &Worker{}, &continuation{"x", 3})
+	_, err := built(&Job{Surface: Completion, Body: []byte(`{"prompt":"p","max_tokens":3}`)}, &Worker{}, &continuation{"x", 3})
 	if !errors.Is(err, errSpent) {
 		t.Error(err)
 	}
-	if _, err := build(&Job{Surface: Raw, Path: "/v1/audio/speech", ContentType: "multipart/form-data; boundary=x", Body: []byte("--x")}, &Worker{}, nil); err != nil {
+	if _, err := built(&Job{Surface: Raw, Path: "/v1/audio/speech", ContentType: "multipart/form-data; boundary=x", Body: []byte("--x")}, &Worker{}, nil); err != nil {
 		t.Error(err)
 	}
 }
 
 func TestHeaderStaysInItsLine(t *testing.T) {
-	x := &exchange{w: &Worker{Address: "http://h:1/base/", APIKey: "k\r\nX: y"}, job: &Job{CorrelationID: "a\nb"}, req: &wire{path: "/v1/x", body: []byte("{}"), contentType: "application/json"}}
-	head := string(x.head())
+	x := &exchange{c: newConn(nil), w: &Worker{Address: "http://h:1/base/", APIKey: "k\r\nX: y"}, job: &Job{CorrelationID: "a\nb"}, req: wire{path: "/v1/x", body: []byte("{}"), contentType: "application/json"}}
+	head := string(x.head(nil))
 	if strings.Count(head, "\n") != 7 || !strings.HasPrefix(head, "POST /base/v1/x HTTP/1.1\r\nHost: h:1\r\n") {
 		t.Errorf("%q", head)
 	}
@@ -164,8 +164,14 @@ func FuzzBody(f *testing.F) {
 				t.Fatalf("%q: got %q want %q", k, got, v)
 			}
 		}
-		if quoted := quote(name); !json.Valid([]byte(value)) || nameOf([]byte(quoted)) != name {
+		if quoted := quote(name); !json.Valid([]byte(value)) || string(nameOf([]byte(quoted))) != name {
 			return
+		}
+		quick, _ := parseBody(text)
+		quick.setText(name, value)
+		slow, _ := parseBody(text)
+		if slow.set(name, quote(value)); string(quick.bytes()) != string(slow.bytes()) {
+			t.Fatalf("setText %q, set %q", quick.bytes(), slow.bytes())
 		}
 		b.set(name, value)
 		var after map[string]json.RawMessage
@@ -200,11 +206,44 @@ func FuzzContinuation(f *testing.F) {
 		}
 		for _, s := range []Surface{Completion, Chat, Native} {
 			for _, p := range []string{ProtocolOpenAI, ProtocolExecute} {
-				req, err := build(&Job{ID: "j", Surface: s, Stream: true, Body: []byte(text)}, &Worker{Protocol: p, Capabilities: Capabilities{Prefill: true}}, &continuation{so, 1})
+				req, err := built(&Job{ID: "j", Surface: s, Stream: true, Body: []byte(text)}, &Worker{Protocol: p, Capabilities: Capabilities{Prefill: true}}, &continuation{so, 1})
 				if err == nil && !json.Valid(req.body) {
 					t.Fatalf("%s: %q", s, req.body)
 				}
 			}
 		}
 	})
+}
+
+// built is build, with room for the request.
+func built(j *Job, w *Worker, cont *continuation) (*wire, error) {
+	out := &wire{}
+	return out, build(out, j, w, cont)
+}
+
+// The memory that a request is built in serves the next one: nothing of what was built is in it.
+func TestBuiltRequestsAreTheirOwn(t *testing.T) {
+	w := &Worker{Protocol: ProtocolOpenAI, Model: "engine"}
+	texts := []string{`{"model":"a","prompt":"one","stop":["x","y"],"stream":true}`, `{"model":"engine","prompt":"two"}`, `{"model":"b","prompt":`,
+		`{"m\u006fdel":"c","prompt":"four","n":1,"a":1,"b":2,"c":3,"d":4,"e":5,"f":6,"g":7,"h":8,"i":9,"j":10,"k":11,"l":12,"m":13}`}
+	var kept []*wire
+	var want []string
+	for range 3 {
+		for _, text := range texts {
+			req, err := built(&Job{Surface: Completion, Stream: true, Body: []byte(text)}, w, nil)
+			if err != nil {
+				continue
+			}
+			kept = append(kept, req)
+			want = append(want, string(req.body)+strings.Join(req.stop, "|"))
+		}
+	}
+	if len(kept) != 9 {
+		t.Fatalf("%d built", len(kept))
+	}
+	for i, req := range kept {
+		if got := string(req.body) + strings.Join(req.stop, "|"); got != want[i] || want[i] != want[i%3] {
+			t.Errorf("%q became %q", want[i], got)
+		}
+	}
 }

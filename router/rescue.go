@@ -1,7 +1,6 @@
 package router
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,8 +13,9 @@ import (
 func (t *task) judge(w *Worker, out *Outcome) verdict {
 	switch out.Kind {
 	case Completed:
-		res := t.result(Complete, "", "")
-		res.StopReason = out.StopReason
+		res := &t.final // nobody reads it before the end
+		*res = Result{State: Complete, StopReason: out.StopReason, Completed: out.Started.Add(out.Duration)}
+		t.describe(res)
 		return verdict{res: res}
 	case ClientError:
 		return verdict{why: out.Err, res: t.failure(out.Err, CodeInvalid)}
@@ -59,7 +59,7 @@ func (t *task) rescue(w *Worker, why error) verdict {
 	// whether it can be continued at all is known now: a client need not wait for a slot to hear that it can't
 	cont, err := t.continuation(s)
 	if err == nil {
-		_, err = build(t.job, w, cont)
+		err = build(&wire{}, t.job, w, cont)
 	}
 	switch {
 	case errors.Is(err, errSpent):
@@ -72,7 +72,7 @@ func (t *task) rescue(w *Worker, why error) verdict {
 
 // lost is the result of a job whose worker failed and that nothing can save. A worker that fails is not quoted, since its
 // words can repeat a prompt and the record keeps them; but a 500 of several workers is about the request.
-func (t *task) lost(w *Worker, why error) Result {
+func (t *task) lost(w *Worker, why error) *Result {
 	var e *statusError
 	switch {
 	case errors.As(why, &e) && len(t.held) > 1:
@@ -118,7 +118,7 @@ func (t *task) replace(v verdict) *reservation {
 	r.log.Info("job goes on elsewhere", "job", t.job.ID, "worker", t.worker.ID, "continued", t.emitted, "reason", logText(v.why))
 	t.owed = r.o.Budget != nil && !t.emitted && !r.o.Budget.Take()
 	if t.owed || t.busy > 1 { // no leave yet, or everybody is busy, whatever the scheduler believes
-		t.wait(v, r.hold(t.job, Placement{Action: Wait}))
+		t.wait(v, r.hold(t.job, &Placement{Action: Wait}, time.Now()))
 		return nil
 	}
 	p, err := r.sched.Place(t.ctx, t.job)
@@ -131,7 +131,7 @@ func (t *task) replace(v verdict) *reservation {
 		}
 		return nil
 	}
-	res := r.hold(t.job, p)
+	res := r.hold(t.job, &p, time.Now())
 	switch p.Action {
 	case Route:
 		if slices.Contains(t.job.Exclude, p.Worker.ID) { // nobody else, for now
@@ -140,7 +140,7 @@ func (t *task) replace(v verdict) *reservation {
 				t.finish(v.res)
 				return nil
 			}
-			t.wait(v, r.hold(t.job, Placement{Action: Wait}))
+			t.wait(v, r.hold(t.job, &Placement{Action: Wait}, time.Now()))
 			return nil
 		}
 		if err := r.queue.Started(t.ctx, t.job.ID, p.Worker.ID, p.Worker.Node, t.job.Attempt+1); err != nil {
@@ -190,15 +190,15 @@ func (t *task) wait(v verdict, res *reservation) {
 // callCancel tells a worker of the execute protocol that a job is not wanted any more. Closing the connection has said
 // so already; this is for engines that notice late.
 func (r *Router) callCancel(w Worker, id string) {
-	r.mu.Lock()
-	r.active++
-	r.mu.Unlock()
+	r.enter()
 	go func() {
 		defer r.leave()
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.base), time.Second)
-		defer cancel()
-		x := &exchange{ctx: ctx, pool: r.pool, w: &w, job: &Job{}, g: newGuard(ctx, time.Second, time.Second),
-			req: &wire{path: "/v1/cancel", contentType: "application/json", body: []byte(`{"job_id":` + quote(id) + `}`)}}
+		ctx := &life{}
+		ctx.limit(time.Now().Add(time.Second))
+		defer ctx.cancel(errCancelled)
+		x := &exchange{ctx: ctx, pool: r.pool, w: &w, job: &Job{},
+			req: wire{path: "/v1/cancel", contentType: "application/json", body: []byte(`{"job_id":` + quote(id) + `}`)}}
+		x.g.begin(ctx, time.Second, time.Second)
 		_, _ = x.answer(x.post(true))
 		x.end(false)
 	}()

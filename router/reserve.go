@@ -1,6 +1,9 @@
 package router
 
-import "sync/atomic"
+import (
+	"sync/atomic"
+	"time"
+)
 
 // reservation is a placement whose Release runs exactly once.
 type reservation struct {
@@ -8,14 +11,15 @@ type reservation struct {
 	job    *Job
 	shares *shares // where it counts; nil: it holds no slot
 	done   atomic.Bool
+	x      exchange // of the one attempt that is made with it
 }
 
 // hold makes a placement a reservation.
-func (r *Router) hold(j *Job, p Placement) *reservation {
-	res := &reservation{p: p, job: j}
+func (r *Router) hold(j *Job, p *Placement, now time.Time) *reservation {
+	res := &reservation{p: *p, job: j}
 	if p.Action == Route {
 		res.shares = &r.shares
-		res.shares.change(j, 0, 1)
+		res.shares.change(j, 0, 1, now)
 	}
 	return res
 }
@@ -25,7 +29,11 @@ func (r *reservation) release(o Outcome) {
 		return
 	}
 	if r.shares != nil {
-		r.shares.change(r.job, 0, -1)
+		now := o.Started.Add(o.Duration)
+		if o.Started.IsZero() {
+			now = time.Now()
+		}
+		r.shares.change(r.job, 0, -1, now)
 	}
 	if r.p.Release != nil {
 		r.p.Release(o)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -41,6 +42,7 @@ type Router struct {
 	more     bool            // the store holds waiting jobs that the line has no room for
 	shuffled bool            // the line is not known to be in fair order
 
+	waits  atomic.Bool // somebody is in the line or an orphan
 	shares shares
 }
 
@@ -59,14 +61,15 @@ func New(s Scheduler, q Queue, f Fleet, d Dialer, st Streams, o Options) *Router
 // coded when the job is refused; nothing of a refused job is kept. The job goes on after ctx ends: an attached one until
 // its last reader has gone, a detached one to its end.
 func (r *Router) Submit(ctx context.Context, j *Job) (*Handle, error) {
+	now := time.Now()
 	if j.ID == "" {
 		j.ID = r.o.NewID()
 	}
 	if j.Submitted.IsZero() {
-		j.Submitted = time.Now()
+		j.Submitted = now
 	}
 	t := newTask(r, j)
-	behind, err := r.register(t)
+	may, err := r.register(t, now)
 	if err != nil {
 		t.cancel(err)
 		return nil, err
@@ -78,13 +81,12 @@ func (r *Router) Submit(ctx context.Context, j *Job) (*Handle, error) {
 		}
 	}()
 	p := Placement{Action: Wait}
-	now := time.Now()
-	if !behind && r.shares.may(j, now) || r.shares.owed(j, now) { // else who waits for the same model goes first
+	if may {
 		if p, err = r.sched.Place(ctx, j); err != nil {
 			return nil, err
 		}
 	}
-	res := r.hold(j, p)
+	res := r.hold(j, &p, now)
 	switch p.Action {
 	case Reject:
 		return nil, refuse(orCode(p.Code), p.RetryAfter, nil, "%s", orText(p.Reason, "no worker or hive can run this"))
@@ -97,7 +99,7 @@ func (r *Router) Submit(ctx context.Context, j *Job) (*Handle, error) {
 		return nil, err
 	}
 	taken = true
-	return &Handle{t}, nil
+	return &t.handle, nil
 }
 
 func orCode(code string) string { return orText(code, "NO_HIVE_AVAILABLE") }
@@ -109,8 +111,9 @@ func orText(s, other string) string {
 	return s
 }
 
-// register makes the job known; it reports whether others wait for the same model.
-func (r *Router) register(t *task) (behind bool, err error) {
+// register makes the job known; it reports whether it may have a slot now: who waits for the same model goes first, except
+// where a tenant is owed one.
+func (r *Router) register(t *task, now time.Time) (may bool, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.draining {
@@ -123,8 +126,8 @@ func (r *Router) register(t *task) (behind bool, err error) {
 		return false, refuse("CONFLICT", 0, nil, "job %s exists already", t.job.ID)
 	}
 	r.tasks[t.job.ID] = t
-	r.shares.change(t.job, 1, 0)
-	return r.waiting[t.job.Model] > 0, nil
+	may, owed := r.shares.enter(t.job, now)
+	return may && r.waiting[t.job.Model] == 0 || owed, nil
 }
 
 // forget drops a job that was never taken.
@@ -153,10 +156,9 @@ func (r *Router) submitRouted(ctx context.Context, t *task, res *reservation) er
 		res.release(Outcome{Kind: Internal, Err: err})
 		return err
 	}
-	r.mu.Lock()
-	t.state = running
-	r.active++
-	r.mu.Unlock()
+	if t.counts() {
+		r.enter()
+	}
 	if t.job.Inline {
 		t.own = res
 		return nil
@@ -198,7 +200,7 @@ func (r *Router) submitWaiting(ctx context.Context, t *task, res *reservation) e
 func (r *Router) openNew(t *task) error {
 	s, err := t.open()
 	if err != nil {
-		_ = r.queue.Finish(context.Background(), t.job.ID, t.result(Failed, codeOf(err, CodeInternal), "the event stream could not be opened"))
+		_ = r.queue.Finish(context.Background(), t.job.ID, *t.result(Failed, codeOf(err, CodeInternal), "the event stream could not be opened"))
 		return err
 	}
 	t.watchIdle(s)
@@ -254,7 +256,7 @@ func (r *Router) Handle(id string) (*Handle, bool) {
 	if !ok {
 		return nil, false
 	}
-	return &Handle{t}, true
+	return &t.handle, true
 }
 
 // Stats are counts of the moment.
@@ -283,21 +285,19 @@ func (r *Router) poke() {
 	}
 }
 
-// pokeWaiting wakes the dispatcher if somebody waits for what became free.
-func (r *Router) pokeWaiting() {
-	r.mu.Lock()
-	waiting := len(r.line) > 0 || len(r.orphans) > 0
-	r.mu.Unlock()
-	if waiting {
-		r.poke()
-	}
-}
+// counted notes whether anybody waits for what becomes free. The caller holds mu. Whoever joins those that wait pokes the
+// dispatcher after this, and whoever frees something asks after that: one of the two is seen.
+func (r *Router) counted() { r.waits.Store(len(r.line) > 0 || len(r.orphans) > 0) }
 
 // remove takes a job out of the books. The caller holds mu.
 func (r *Router) remove(t *task) {
 	if r.tasks[t.job.ID] == t {
 		delete(r.tasks, t.job.ID)
-		r.shares.change(t.job, -1, 0)
+		now := t.final.Completed
+		if now.IsZero() {
+			now = time.Now()
+		}
+		r.shares.change(t.job, -1, 0, now)
 	}
 	t.state = ended
 	if r.gone != nil {

@@ -304,6 +304,29 @@ func TestLineIsBounded(t *testing.T) {
 	}
 }
 
+// panicQueue panics when a job is over.
+type panicQueue struct{ *fakeQueue }
+
+func (panicQueue) Finish(context.Context, string, Result) error { panic("boom") }
+
+// A neighbour that panics when it is told of a job's end does not keep the job in the books.
+func TestPanicAtTheEnd(t *testing.T) {
+	w := startWorker(t, "a", ProtocolOpenAI, answer)
+	r := New(newScheduler(t, w), panicQueue{newQueue()}, newFleet(), tcpDialer{}, newStreams(), Options{})
+	h, err := r.Submit(context.Background(), complete(2))
+	if err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-h.Done():
+	case <-time.After(patience):
+		t.Fatal("it never ends")
+	}
+	if err := r.Drain(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestPanicOfANeighbour(t *testing.T) {
 	w := startWorker(t, "a", ProtocolOpenAI, answer)
 	g := newRig(t, Options{Hooks: Hooks{OnTry: func(*Job, Worker, Outcome) { panic("boom") }}}, w)

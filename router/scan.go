@@ -5,16 +5,20 @@ import (
 	"encoding/json"
 	"errors"
 	"strconv"
+	"sync"
 	"unicode/utf8"
 )
 
 var errNotJSON = errors.New("not a JSON object")
 
-// member is one name and value of an object, as places in the text.
+// member is one name and value of an object, as places in the text, and what becomes of it.
 type member struct {
-	name       string
+	name       []byte
 	start      int // of the name's quote
 	value, end int
+	edit       string // what stands there instead of the value, where edited
+	edited     bool
+	gone       bool
 }
 
 // raw is the member's value as it stands in the text.
@@ -29,13 +33,20 @@ func space(b []byte, i int) int {
 
 // skipString returns the place after the string whose opening quote is at i, or -1.
 func skipString(b []byte, i int) int {
-	for i++; i < len(b); i++ {
-		switch b[i] {
-		case '\\':
-			i++
-		case '"':
-			return i + 1
+	end := i
+	for i++; i <= len(b); {
+		if end < i {
+			n := bytes.IndexByte(b[i:], '"')
+			if n < 0 {
+				return -1
+			}
+			end = i + n
 		}
+		n := bytes.IndexByte(b[i:end], '\\')
+		if n < 0 {
+			return end + 1
+		}
+		i += n + 2 // behind what is escaped, which may be the quote
 	}
 	return -1
 }
@@ -70,7 +81,7 @@ func skipValue(b []byte, i int) int {
 		return -1
 	}
 	start := i
-	for i < len(b) && bytes.IndexByte([]byte(" \t\r\n,]}:\"[{"), b[i]) < 0 {
+	for i < len(b) && !ends(b[i]) {
 		i++
 	}
 	if i == start {
@@ -79,13 +90,22 @@ func skipValue(b []byte, i int) int {
 	return i
 }
 
-// members lists the members of the object that the text is. Values are not validated inside.
-func members(b []byte) ([]member, error) {
+// ends says whether a byte ends a number or a word.
+func ends(c byte) bool {
+	switch c {
+	case ' ', '\t', '\r', '\n', ',', ']', '}', ':', '"', '[', '{':
+		return true
+	}
+	return false
+}
+
+// members appends the members of the object that the text is to out, which is mostly memory that the caller has at hand. Values
+// are not validated inside.
+func members(b []byte, out []member) ([]member, error) {
 	i := space(b, 0)
 	if i >= len(b) || b[i] != '{' {
 		return nil, errNotJSON
 	}
-	out := make([]member, 0, 12)
 	i = space(b, i+1)
 	if i < len(b) && b[i] == '}' {
 		return out, tail(b, i+1)
@@ -129,16 +149,16 @@ func tail(b []byte, i int) error {
 	return nil
 }
 
-// nameOf unquotes a member's name as every other reader of JSON does; a plain name, the rule, needs no decoder.
-func nameOf(quoted []byte) string {
+// nameOf unquotes a member's name as every other reader of JSON does; a plain name, the rule, is a part of the text.
+func nameOf(quoted []byte) []byte {
 	if bytes.IndexByte(quoted, '\\') < 0 && utf8.Valid(quoted) {
-		return string(quoted[1 : len(quoted)-1])
+		return quoted[1 : len(quoted)-1]
 	}
 	var s string
 	if json.Unmarshal(quoted, &s) != nil {
-		return string(quoted)
+		return quoted
 	}
-	return s
+	return []byte(s)
 }
 
 // elements lists the places of an array's elements: pairs of start and end.
@@ -173,15 +193,38 @@ func elements(b []byte) ([][2]int, error) {
 type body struct {
 	text    []byte
 	members []member
-	changed map[int]string // member index to new raw value
-	gone    map[int]bool
+	edits   int // members that are edited or gone
 	added   []addition
 }
 
 type addition struct{ name, raw string }
 
+// bodies are those of requests that have been built: nothing of one is kept but its room.
+var bodies = sync.Pool{New: func() any { return &body{members: make([]member, 0, 16)} }} //nolint:gochecknoglobals // memory, not state
+
+// borrowBody is parseBody for who gives the body back; also when there is an error.
+func borrowBody(text []byte) (*body, error) {
+	b, _ := bodies.Get().(*body)
+	ms, err := members(text, b.members)
+	if err != nil {
+		return b, err
+	}
+	b.text, b.members = text, ms
+	return b, nil
+}
+
+// giveBack ends the use of a body; what get and bytes gave stays valid.
+func (b *body) giveBack() {
+	clear(b.members[:cap(b.members)])
+	if cap(b.members) > 64 {
+		return
+	}
+	*b = body{members: b.members[:0]}
+	bodies.Put(b)
+}
+
 func parseBody(text []byte) (*body, error) {
-	ms, err := members(text)
+	ms, err := members(text, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -196,13 +239,14 @@ func (b *body) get(name string) ([]byte, bool) {
 		}
 	}
 	for i := len(b.members) - 1; i >= 0; i-- {
-		if b.members[i].name != name || b.gone[i] {
+		m := &b.members[i]
+		if m.gone || string(m.name) != name {
 			continue
 		}
-		if v, ok := b.changed[i]; ok {
-			return []byte(v), true
+		if m.edited {
+			return []byte(m.edit), true
 		}
-		return b.members[i].raw(b.text), true
+		return m.raw(b.text), true
 	}
 	return nil, false
 }
@@ -211,14 +255,13 @@ func (b *body) get(name string) ([]byte, bool) {
 func (b *body) set(name, raw string) {
 	found := false
 	for i := range b.members {
-		if b.members[i].name != name || b.gone[i] {
+		m := &b.members[i]
+		if m.gone || string(m.name) != name {
 			continue
 		}
-		if string(b.members[i].raw(b.text)) != raw || b.changed != nil {
-			if b.changed == nil {
-				b.changed = make(map[int]string, 4)
-			}
-			b.changed[i] = raw
+		if m.edited || string(m.raw(b.text)) != raw {
+			m.edit, m.edited = raw, true
+			b.edits++
 		}
 		found = true
 	}
@@ -232,15 +275,38 @@ func (b *body) set(name, raw string) {
 	}
 }
 
+// setText is set with a text; one that stands there already costs nothing.
+func (b *body) setText(name, text string) {
+	if len(b.added) == 0 && plainText(text) && b.has(name, text) {
+		return
+	}
+	b.set(name, quote(text))
+}
+
+// has reports whether the member stands there, and wherever it does with this plain text.
+func (b *body) has(name, text string) bool {
+	found := false
+	for i := range b.members {
+		m := &b.members[i]
+		if m.gone || string(m.name) != name {
+			continue
+		}
+		raw := m.raw(b.text)
+		if m.edited || len(raw) != len(text)+2 || raw[0] != '"' || string(raw[1:len(raw)-1]) != text {
+			return false
+		}
+		found = true
+	}
+	return found
+}
+
 // drop removes members.
 func (b *body) drop(names ...string) {
 	for _, name := range names {
 		for i := range b.members {
-			if b.members[i].name == name {
-				if b.gone == nil {
-					b.gone = make(map[int]bool, 4)
-				}
-				b.gone[i] = true
+			if string(b.members[i].name) == name {
+				b.members[i].gone = true
+				b.edits++
 			}
 		}
 		for i := 0; i < len(b.added); i++ {
@@ -266,26 +332,27 @@ func (b *body) rename(from, to string) {
 
 // bytes is the text with its edits; the text itself when there are none.
 func (b *body) bytes() []byte {
-	if len(b.changed) == 0 && len(b.gone) == 0 && len(b.added) == 0 {
+	if b.edits == 0 && len(b.added) == 0 {
 		return b.text
 	}
 	n := len(b.text) + 2
-	for _, v := range b.changed {
-		n += len(v)
+	for i := range b.members {
+		n += len(b.members[i].edit)
 	}
 	for _, a := range b.added {
 		n += len(a.name) + len(a.raw) + 4
 	}
 	out := append(make([]byte, 0, n), '{')
-	for i, m := range b.members {
-		if b.gone[i] {
+	for i := range b.members {
+		m := &b.members[i]
+		if m.gone {
 			continue
 		}
 		if len(out) > 1 {
 			out = append(out, ',')
 		}
-		if v, ok := b.changed[i]; ok {
-			out = append(append(out, b.text[m.start:m.value]...), v...)
+		if m.edited {
+			out = append(append(out, b.text[m.start:m.value]...), m.edit...)
 			continue
 		}
 		out = append(out, b.text[m.start:m.end]...)
@@ -301,11 +368,7 @@ func (b *body) bytes() []byte {
 
 // quote is a JSON string.
 func quote(s string) string {
-	plain := true
-	for i := 0; i < len(s) && plain; i++ {
-		plain = s[i] >= 0x20 && s[i] < 0x7f && s[i] != '"' && s[i] != '\\'
-	}
-	if plain {
+	if plainText(s) {
 		return `"` + s + `"`
 	}
 	var buf bytes.Buffer
@@ -315,4 +378,14 @@ func quote(s string) string {
 		return strconv.Quote("")
 	}
 	return string(bytes.TrimSuffix(buf.Bytes(), []byte("\n")))
+}
+
+// plainText reports whether a text stands between quotes as it is.
+func plainText(s string) bool {
+	for i := range len(s) {
+		if s[i] < 0x20 || s[i] >= 0x7f || s[i] == '"' || s[i] == '\\' {
+			return false
+		}
+	}
+	return true
 }

@@ -34,13 +34,28 @@ type use struct {
 	seen    time.Time
 }
 
-func (s *shares) change(j *Job, inside, running int) {
+func (s *shares) change(j *Job, inside, running int, now time.Time) {
 	if s.slots == nil {
 		return
 	}
-	now := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.note(j, inside, running, now)
+}
+
+// enter counts a job that arrives, and says what may and owed would.
+func (s *shares) enter(j *Job, now time.Time) (may, owed bool) {
+	if s.slots == nil {
+		return true, false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.note(j, 1, 0, now)
+	return s.rule(j, now)
+}
+
+// note is change. The caller holds mu.
+func (s *shares) note(j *Job, inside, running int, now time.Time) {
 	m := s.models[j.Model]
 	if m == nil {
 		m = &share{tenants: make(map[string]*use)}
@@ -84,18 +99,19 @@ func (s *shares) may(j *Job, now time.Time) bool {
 	return ok
 }
 
-// owed says whether a job may go past those that wait: its tenant has less than its share and nothing else in line.
-func (s *shares) owed(j *Job, now time.Time) bool {
-	_, owed := s.judge(j, now)
-	return owed
-}
-
+// judge is may, and says whether a job may go past those that wait: its tenant has less than its share and nothing else in
+// line.
 func (s *shares) judge(j *Job, now time.Time) (may, owed bool) {
 	if s.slots == nil {
 		return true, false
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.rule(j, now)
+}
+
+// rule is judge. The caller holds mu.
+func (s *shares) rule(j *Job, now time.Time) (may, owed bool) {
 	m := s.models[j.Model]
 	if m == nil || len(m.tenants) < 2 {
 		return true, false

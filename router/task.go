@@ -23,10 +23,10 @@ const (
 type task struct {
 	r       *Router
 	job     *Job
-	ctx     context.Context
-	cancel  context.CancelCauseFunc
+	ctx     *life // the task's own
+	life    life
+	handle  Handle
 	pending Pending
-	done    chan struct{}
 	final   Result // valid after done
 
 	// guarded by r.mu
@@ -41,7 +41,9 @@ type task struct {
 	load  *load
 	loads int
 
-	mu        sync.Mutex // guards what a Handle reads, and the opening of the stream
+	mu        sync.Mutex    // guards what a Handle reads, and the opening of the stream
+	done      chan struct{} // once somebody asked for it
+	over      bool          // done is, or would be, closed
 	stream    Stream
 	ready     atomic.Pointer[Stream] // to stream, once it is open
 	openErr   error
@@ -82,25 +84,42 @@ type heldReport struct {
 }
 
 func newTask(r *Router, j *Job) *task {
-	t := &task{r: r, job: j, done: make(chan struct{})}
-	ctx := context.Background() // Drain ends every task by itself: a common parent would be a lock that all of them share
-	var end context.CancelFunc
+	t := &task{r: r, job: j}
+	t.ctx, t.handle.t = &t.life, t
 	if !j.Deadline.IsZero() {
-		ctx, end = context.WithDeadlineCause(ctx, j.Deadline, errDeadline)
-	}
-	var cancel context.CancelCauseFunc
-	t.ctx, cancel = context.WithCancelCause(ctx)
-	t.cancel = func(why error) {
-		cancel(why)
-		if end != nil {
-			end()
-		}
+		t.life.limit(j.Deadline)
 	}
 	return t
 }
 
+// cancel stops the task for a reason. Drain ends every task by itself: a common parent would be a lock that all of them share.
+func (t *task) cancel(why error) { t.life.cancel(why) }
+
+// ended gives a channel that is closed once the job is settled. Nobody waits that way for a job that its submitter carries.
+func (t *task) ended() <-chan struct{} {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.done == nil {
+		t.done = make(chan struct{})
+		if t.over {
+			close(t.done)
+		}
+	}
+	return t.done
+}
+
+// closed says whether the job is settled.
+func (t *task) closed() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.over
+}
+
 // open gives the task's stream, opened at its first use: thousands of waiting jobs after a restart cost nothing.
 func (t *task) open() (Stream, error) {
+	if s := t.opened(); s != nil {
+		return s, nil
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.stream == nil && t.openErr == nil {
@@ -124,49 +143,56 @@ func (t *task) watchIdle(s Stream) {
 	if t.job.Detached {
 		return
 	}
-	var gone func()
-	n, notifies := s.(IdleNotifier)
-	gone = func() {
-		if notifies && s.Readers() > 0 { // one came back meanwhile
-			n.OnIdle(gone)
-			return
-		}
-		t.r.end(t, errClientGone)
-	}
-	if notifies {
-		n.OnIdle(gone)
+	if n, ok := s.(IdleNotifier); ok {
+		n.OnIdle(t.abandoned)
 		return
 	}
-	t.r.mu.Lock()
-	t.r.active++
-	t.r.mu.Unlock()
+	t.r.enter()
 	go func() {
 		defer t.r.leave()
 		select {
 		case <-s.Idle():
-			gone()
-		case <-t.done:
+			t.r.end(t, errClientGone)
+		case <-t.ended():
 		}
 	}()
 }
 
+// abandoned hears that the last reader of an attached job has gone.
+func (t *task) abandoned() {
+	s := t.opened()
+	if n, ok := s.(IdleNotifier); ok && s.Readers() > 0 { // one came back meanwhile
+		n.OnIdle(t.abandoned)
+		return
+	}
+	t.r.end(t, errClientGone)
+}
+
 // result is the end of the job as far as it went.
-func (t *task) result(s State, code, message string) Result {
+func (t *task) result(s State, code, message string) *Result {
+	res := &Result{State: s, Code: code, Message: message, Completed: time.Now()}
+	t.describe(res)
+	return res
+}
+
+// describe fills in how far the job went.
+func (t *task) describe(res *Result) {
+	res.Status, res.Attempt = t.status, t.job.Attempt
+	res.PromptTokens, res.CachedTokens, res.TokensOut = t.prompt, t.cached, t.tokens
+	res.Submitted, res.FirstToken = t.job.Submitted, t.firstToken
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return Result{State: s, Code: code, Message: message, Status: t.status, Worker: t.worker.ID, Node: t.worker.Node,
-		Attempt: t.job.Attempt, PromptTokens: t.prompt, CachedTokens: t.cached, TokensOut: t.tokens,
-		Submitted: t.job.Submitted, Started: t.started, FirstToken: t.firstToken, Completed: time.Now()}
+	res.Worker, res.Node, res.Started = t.worker.ID, t.worker.Node, t.started
 }
 
 // failure is the result for an error.
-func (t *task) failure(err error, fallback string) Result {
+func (t *task) failure(err error, fallback string) *Result {
 	return t.result(Failed, codeOf(err, fallback), err.Error())
 }
 
 // aborted is the result for the reason with which the job's context was cancelled.
-func (t *task) aborted() Result {
-	why := context.Cause(t.ctx)
+func (t *task) aborted() *Result {
+	why := t.ctx.why()
 	switch {
 	case errors.Is(why, errDeadline):
 		return t.result(Failed, CodeDeadline, "the deadline passed before the job was done; give it more time")
@@ -180,13 +206,13 @@ func (t *task) aborted() Result {
 }
 
 // settle writes the one terminal event and everything that follows it. Only the task's owner calls it.
-func (t *task) settle(res Result) {
+func (t *task) settle(res *Result) {
 	t.settled = true
 	ctx := context.Background()
 	s, err := t.open()
 	if err == nil {
 		if res.State == Complete {
-			err = s.End(ctx, res)
+			err = s.End(ctx, *res)
 		} else {
 			err = s.Fail(ctx, res.Code, res.Message)
 		}
@@ -198,28 +224,35 @@ func (t *task) settle(res Result) {
 }
 
 // record settles the job with the queue and the caller, its terminal event being written.
-func (t *task) record(res Result) {
+func (t *task) record(res *Result) {
 	t.settled = true
 	r := t.r
-	if err := r.queue.Finish(context.Background(), t.job.ID, res); err != nil {
+	if err := r.queue.Finish(context.Background(), t.job.ID, *res); err != nil {
 		r.log.Error("terminal state not recorded", "job", t.job.ID, "error", err)
 	}
 	if r.o.Hooks.OnDone != nil {
-		r.o.Hooks.OnDone(t.job, res)
+		r.o.Hooks.OnDone(t.job, *res)
 	}
 	t.close(res)
 }
 
 // abandon lets go of a job without an end: the next queen goes on with it.
-func (t *task) abandon() { t.close(Result{}) }
+func (t *task) abandon() { t.close(&Result{}) }
 
-func (t *task) close(res Result) {
-	t.final = res
-	t.cancel(errCancelled) // frees the context's timers
+func (t *task) close(res *Result) {
+	if res != &t.final {
+		t.final = *res
+	}
+	t.cancel(errCancelled) // frees its timer
 	t.r.mu.Lock()
 	t.r.remove(t)
 	t.r.mu.Unlock()
-	close(t.done)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.over = true
+	if t.done != nil {
+		close(t.done)
+	}
 }
 
 // avoid keeps the job away from a worker for a while.
