@@ -72,14 +72,12 @@ func (s Scope) allows(want Scope) bool {
 
 func (c *call) authorize() error {
 	want := need(c.r.Method, c.r.URL.Path)
-	if want == ScopeNone || (under(c.r.URL.Path, "/metrics") && direct(c.r)) {
+	if want == ScopeNone || (under(c.r.URL.Path, "/metrics") && c.direct()) {
 		return nil
 	}
 	id, err := c.s.auth.Authenticate(c.r.Context(), c.r)
 	if err != nil {
-		if resolve(err).status == http.StatusUnauthorized {
-			c.w.Header().Set("WWW-Authenticate", `Bearer realm="rbee"`)
-		}
+		c.keyBad = true
 		return err
 	}
 	if !id.Scope.allows(want) {
@@ -93,26 +91,18 @@ func (c *call) authorize() error {
 }
 
 // direct reports whether the request came over a loopback listener and through no proxy that says so.
-func direct(r *http.Request) bool {
-	return onLoopback(r) && r.Header.Get("X-Forwarded-For") == "" && r.Header.Get("Forwarded") == ""
-}
-
-func onLoopback(r *http.Request) bool {
-	a, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
-	if !ok {
-		return false
-	}
-	t, ok := a.(*net.TCPAddr)
-	return ok && t.IP.IsLoopback()
+func (c *call) direct() bool {
+	return c.onLoopback() && first(c.r.Header, "X-Forwarded-For") == "" && first(c.r.Header, "Forwarded") == ""
 }
 
 // checkBrowser refuses foreign Host and Origin headers on a loopback listener: a page whose name was re-bound to
 // 127.0.0.1, or that posts across origins, must not reach a server that asks for no key.
-func (s *Server) checkBrowser(r *http.Request) error {
-	if !onLoopback(r) {
+func (c *call) checkBrowser() error {
+	if !c.onLoopback() {
 		return nil
 	}
-	if !localName(hostOnly(r.Host)) && !contains(s.o.AllowedHosts, hostOnly(r.Host)) && !contains(s.o.AllowedHosts, r.Host) {
+	r := c.r
+	if !c.knownHost() {
 		return refuse(CodeForbidden, "host %q is not this server: call it by a loopback name, or add the name to http.hosts in the configuration", clip(r.Host, 100))
 	}
 	origins, ok := r.Header["Origin"]
@@ -121,7 +111,7 @@ func (s *Server) checkBrowser(r *http.Request) error {
 	}
 	if len(origins) == 1 {
 		u, err := url.Parse(origins[0])
-		if err == nil && u.Host != "" && strings.EqualFold(u.Host, r.Host) || contains(s.o.AllowedOrigins, origins[0]) {
+		if err == nil && u.Host != "" && strings.EqualFold(u.Host, r.Host) || contains(c.s.o.AllowedOrigins, origins[0]) {
 			return nil
 		}
 	}

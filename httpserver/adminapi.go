@@ -142,7 +142,7 @@ func (c *call) replay() error {
 	if err != nil {
 		return err
 	}
-	b, release, err := c.object(func(k, _ []byte) error {
+	b, err := c.object(func(k, _ []byte) error {
 		switch string(k) {
 		case "policy", "policies", "events":
 			return nil
@@ -152,7 +152,6 @@ func (c *call) replay() error {
 	if err != nil {
 		return err
 	}
-	defer release()
 	out, err := ps.Replay(c.r.Context(), b)
 	if err != nil {
 		return err

@@ -13,60 +13,83 @@ import (
 // largeBody is the size from which a body counts against Options.BodyMemory.
 const largeBody = 256 << 10
 
-// body reads the whole request body, at most limit bytes, within the body timeout. release must be called when the
-// handler is done.
-func (c *call) body(limit int64) (b []byte, release func(), err error) {
-	release = func() {}
+// body reads the whole request body, at most limit bytes, within the body timeout. What it holds of Options.BodyMemory is
+// given back by release, at the end of the handler at the latest.
+func (c *call) body(limit int64) ([]byte, error) {
 	r := c.r
-	if enc := r.Header.Get("Content-Encoding"); enc != "" && enc != "identity" {
-		return nil, release, invalid("", "bodies with Content-Encoding %s are not read: send it uncompressed", clip(enc, 40))
+	if enc := first(r.Header, "Content-Encoding"); enc != "" && enc != "identity" {
+		return nil, invalid("", "bodies with Content-Encoding %s are not read: send it uncompressed", clip(enc, 40))
 	}
 	if r.ContentLength > limit {
-		return nil, release, tooLarge(limit)
+		return nil, tooLarge(limit)
 	}
 	if r.ContentLength == 0 {
-		return nil, release, nil
+		return nil, nil
 	}
-	rc := http.NewResponseController(c.w.ResponseWriter)
-	if r.Header["Expect"] != nil { // 100 Continue is written before anything else sets a deadline
-		_ = rc.SetWriteDeadline(time.Time{})
-	}
-	if rc.SetReadDeadline(time.Now().Add(c.s.o.BodyTimeout)) == nil {
-		defer func() { _ = rc.SetReadDeadline(time.Time{}) }()
-	}
-	release = func() {
-		if c.w.taken == nil { // else it counts until the end of the answer
-			c.s.bodies.Add(-c.w.held)
-			c.w.held = 0
+	if !c.w.limited { // else net/http has set the deadline with the request's first byte, and takes it off at the body's end
+		rc := http.NewResponseController(c.w.ResponseWriter)
+		if r.Header["Expect"] != nil { // 100 Continue is written before anything else sets a deadline
+			_ = rc.SetWriteDeadline(time.Time{})
+		}
+		if rc.SetReadDeadline(time.Now().Add(c.s.o.BodyTimeout)) == nil {
+			defer func() { _ = rc.SetReadDeadline(time.Time{}) }()
 		}
 	}
-	hold := func(n int64) error {
-		held := c.w.held
-		if n <= largeBody || n <= held {
-			return nil
-		}
-		if c.s.bodies.Add(n-held) > c.s.o.BodyMemory {
-			c.s.bodies.Add(held - n)
-			return refuse(CodeSystemAtCapacity, "too many large requests at once: try again in a moment")
-		}
-		c.w.held = n
-		return nil
-	}
-	b, err = c.readAll(limit, hold)
-	if err != nil {
-		release()
-		return nil, func() {}, err
-	}
-	return b, release, nil
+	return c.readAll(limit)
 }
 
-func (c *call) readAll(limit int64, hold func(int64) error) ([]byte, error) {
+// release gives back what the body holds, unless the connection was taken over: then it counts until the end of the answer.
+func (c *call) release() {
+	if c.w.held != 0 && c.w.taken == nil {
+		c.s.bodies.Add(-c.w.held)
+		c.w.held = 0
+	}
+}
+
+// hold counts a body of n bytes against Options.BodyMemory.
+func (c *call) hold(n int64) error {
+	held := c.w.held
+	if n <= largeBody || n <= held {
+		return nil
+	}
+	if c.s.bodies.Add(n-held) > c.s.o.BodyMemory {
+		c.s.bodies.Add(held - n)
+		return refuse(CodeSystemAtCapacity, "too many large requests at once: try again in a moment")
+	}
+	c.w.held = n
+	return nil
+}
+
+// The sizes of bodies whose memory is used again when they are refused as they are: smaller ones cost less than the pool.
+const smallBody, commonBody = 4 << 10, 64 << 10
+
+// room is memory for a body whose length is stated or not. A stated length is believed only piece by piece: memory follows
+// the bytes that did arrive.
+func (c *call) room() []byte {
 	size := c.r.ContentLength
 	if size < 0 {
 		size = 4096
 	}
-	// A stated length is believed only piece by piece: memory follows the bytes that did arrive.
-	b := make([]byte, 0, min(size, largeBody)+1)
+	size = min(size, largeBody) + 1
+	if size > smallBody && size <= commonBody {
+		if box, ok := c.s.refused.Get().(*[]byte); ok {
+			if had := int64(cap(*box)); size <= had && had <= 2*size {
+				return (*box)[:0]
+			}
+		}
+	}
+	return make([]byte, 0, size)
+}
+
+// reuse takes back the memory of a body that nobody has seen but the parser, which keeps nothing of it.
+func (c *call) reuse(b []byte) {
+	if cap(b) > smallBody && cap(b) <= commonBody {
+		c.s.refused.Put(&b)
+	}
+}
+
+func (c *call) readAll(limit int64) ([]byte, error) {
+	b := c.room()
 	for {
 		if len(b) == cap(b) {
 			grown := int64(cap(b)) * 2
@@ -74,7 +97,7 @@ func (c *call) readAll(limit int64, hold func(int64) error) ([]byte, error) {
 				grown = min(grown, c.r.ContentLength+1)
 			}
 			grown = min(grown, limit+1)
-			if err := hold(grown); err != nil {
+			if err := c.hold(grown); err != nil {
 				return nil, err
 			}
 			b = append(make([]byte, 0, grown), b...)
@@ -107,16 +130,15 @@ func tooLarge(limit int64) error {
 }
 
 // object reads the body as one strict JSON object and calls member for each member.
-func (c *call) object(member func(key, value []byte) error) (b []byte, release func(), err error) {
-	b, release, err = c.body(c.s.o.MaxBody)
+func (c *call) object(member func(key, value []byte) error) ([]byte, error) {
+	b, err := c.body(c.s.o.MaxBody)
 	if err != nil {
-		return nil, release, err
+		return nil, err
 	}
 	if err := c.scan(b, member); err != nil {
-		release()
-		return nil, func() {}, err
+		return nil, err
 	}
-	return b, release, nil
+	return b, nil
 }
 
 func (c *call) scan(b []byte, member func(key, value []byte) error) error {

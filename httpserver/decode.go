@@ -13,7 +13,7 @@ import (
 // decode reads a /v2 body into a struct: strict JSON, and each field known by its exact name.
 func (c *call) decode(dst any) error {
 	allowed := fieldNames(reflect.TypeOf(dst).Elem())
-	b, release, err := c.object(func(k, _ []byte) error {
+	b, err := c.object(func(k, _ []byte) error {
 		if !allowed[string(k)] {
 			return unknownField(string(k))
 		}
@@ -22,7 +22,7 @@ func (c *call) decode(dst any) error {
 	if err != nil {
 		return err
 	}
-	defer release()
+	defer c.release() // the handler works on with dst alone
 	return unmarshal(b, dst)
 }
 
@@ -84,7 +84,7 @@ func fieldNames(t reflect.Type) map[string]bool {
 }
 
 // rawObject reads a body as one strict JSON object and keeps its bytes.
-func (c *call) rawObject() (json.RawMessage, func(), error) {
+func (c *call) rawObject() (json.RawMessage, error) {
 	return c.object(nil)
 }
 

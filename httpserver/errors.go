@@ -132,11 +132,19 @@ func (e *Error) Details() map[string]any { return e.Facts }
 func (e *Error) Unwrap() error { return e.Cause }
 
 func invalid(param, format string, args ...any) *Error {
-	return &Error{ErrCode: CodeInvalidRequest, Param: param, Message: fmt.Sprintf(format, args...)}
+	return &Error{ErrCode: CodeInvalidRequest, Param: param, Message: words(format, args)}
 }
 
 func refuse(code, format string, args ...any) *Error {
-	return &Error{ErrCode: code, Message: fmt.Sprintf(format, args...)}
+	return &Error{ErrCode: code, Message: words(format, args)}
+}
+
+// words spares a text that is always the same its formatting.
+func words(format string, args []any) string {
+	if len(args) == 0 {
+		return format
+	}
+	return fmt.Sprintf(format, args...)
 }
 
 func notAvailable(what string) *Error {
@@ -162,14 +170,16 @@ func resolve(err error) problem {
 			return p.patient()
 		}
 	}
-	if own, ok := find[*Error](err); ok {
-		p.param = own.Param
+	var in facets
+	in.of(err)
+	if in.own != nil {
+		p.param = in.own.Param
 	}
 	known := false
-	if coder, ok := find[Coder](err); ok {
-		if p.info, known = lookup(coder.Code()); known {
-			p.code = coder.Code()
-			if msg, ok := coder.(error); ok && p.code != CodeInternal {
+	if in.coder != nil {
+		if p.info, known = lookup(in.coder.Code()); known {
+			p.code = in.coder.Code()
+			if msg, ok := in.coder.(error); ok && p.code != CodeInternal {
 				p.message = msg.Error()
 			}
 		}
@@ -181,20 +191,68 @@ func resolve(err error) problem {
 	if !known {
 		return p
 	}
-	if st, ok := find[Statuser](err); ok && st.Status() >= 400 && st.Status() < 600 {
-		p.status = st.Status()
+	if in.status != nil {
+		if status := in.status.Status(); status >= 400 && status < 600 {
+			p.status = status
+		}
 	}
-	if ra, ok := find[RetryAfterer](err); ok {
-		p.after = ra.RetryAfter()
+	if in.retry != nil {
+		p.after = in.retry.RetryAfter()
 	}
 	p = p.patient()
-	if de, ok := find[Detailer](err); ok {
-		p.details = de.Details()
+	if in.details != nil {
+		p.details = in.details.Details()
 	}
-	if he, ok := find[Headerer](err); ok {
-		p.header = he.Header()
+	if in.header != nil {
+		p.header = in.header.Header()
 	}
 	return p
+}
+
+// facets are what an error can say of itself, each from the first one of its chain that does.
+type facets struct {
+	own     *Error
+	coder   Coder
+	status  Statuser
+	retry   RetryAfterer
+	details Detailer
+	header  Headerer
+}
+
+// of looks for all of them at once, as errors.As would for each: to search the chain again and again is dear, with
+// reflection or without.
+func (f *facets) of(err error) {
+	for err != nil {
+		if f.own == nil {
+			f.own, _ = err.(*Error)
+		}
+		if f.coder == nil {
+			f.coder, _ = err.(Coder)
+		}
+		if f.status == nil {
+			f.status, _ = err.(Statuser)
+		}
+		if f.retry == nil {
+			f.retry, _ = err.(RetryAfterer)
+		}
+		if f.details == nil {
+			f.details, _ = err.(Detailer)
+		}
+		if f.header == nil {
+			f.header, _ = err.(Headerer)
+		}
+		switch e := err.(type) {
+		case interface{ Unwrap() error }:
+			err = e.Unwrap()
+		case interface{ Unwrap() []error }:
+			for _, err := range e.Unwrap() {
+				f.of(err)
+			}
+			return
+		default:
+			return
+		}
+	}
 }
 
 // find is errors.As without reflection, which would be a tenth of what a refusal costs. Methods named As are not asked.

@@ -135,6 +135,15 @@ func parsePriority(name, v string) (string, error) {
 	return "", invalid(name, "%s must be interactive or batch", name)
 }
 
+// spoken reports whether a member of a message holds text that the model reads.
+func spoken(name string) bool {
+	switch name {
+	case "content", "text", "arguments", "function", "tool_calls", "thinking", "reasoning_content":
+		return true
+	}
+	return false
+}
+
 // chars counts the characters of text in the JSON value of messages, prompt or input: strings in lists, and the
 // content, text, thinking and arguments of objects. A number (a token id) counts as four.
 func chars(v []byte, depth int) int {
@@ -149,8 +158,7 @@ func chars(v []byte, depth int) int {
 		strict.Elements(v, func(e []byte) bool { n += chars(e, depth+1); return true })
 	case '{':
 		strict.Members(v, func(k, e []byte) bool {
-			switch string(k) {
-			case "content", "text", "arguments", "function", "tool_calls", "thinking", "reasoning_content":
+			if spoken(string(k)) {
 				n += chars(e, depth+1)
 			}
 			return true

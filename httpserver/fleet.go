@@ -302,11 +302,10 @@ func (c *call) heartbeat() error {
 	if c.id.Scope == ScopeHive && c.id.Node != "" && c.id.Node != node {
 		return refuse(CodeForbidden, "this token belongs to another hive")
 	}
-	b, release, err := c.rawObject()
+	b, err := c.rawObject()
 	if err != nil {
 		return err
 	}
-	defer release()
 	if err := hs.Heartbeat(c.r.Context(), node, b); err != nil {
 		return err
 	}

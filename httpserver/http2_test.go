@@ -126,6 +126,25 @@ func TestHTTP2Hostile(t *testing.T) {
 	close(leave)
 }
 
+// TestHTTP2LongAnswer: the times of a body and of a part of an answer don't end a stream whose answer takes longer.
+func TestHTTP2LongAnswer(t *testing.T) {
+	const short = 20 * time.Millisecond
+	f := &httpservertest.Submitter{OnResult: func(ctx context, _ *httpserver.Request, v httpserver.View) (*httpserver.Result, error) {
+		select {
+		case <-time.After(10 * short):
+			return httpservertest.Whole(v, "j"), nil
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}}
+	conn := h2Dial(t, secure(t, f, httpserver.Options{BodyTimeout: short, WriteTimeout: short}))
+	_, _ = conn.Write(append(h2Frame(1, 0x4, 1, h2Headers("POST", "/v1/chat/completions")), h2Frame(0, 0x1, 1, []byte(chatBody))...))
+	r := bufio.NewReader(conn)
+	if err := h2Until(r, 1); err != nil { // its headers, not the stream's reset
+		t.Fatal(err)
+	}
+}
+
 // h2Dial begins an HTTP/2 connection.
 func h2Dial(t *testing.T, addr string) net.Conn {
 	t.Helper()

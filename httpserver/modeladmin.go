@@ -133,11 +133,10 @@ func (c *call) putModel() error {
 	if err != nil {
 		return err
 	}
-	b, release, err := c.rawObject()
+	b, err := c.rawObject()
 	if err != nil {
 		return err
 	}
-	defer release()
 	m, err := ms.Put(c.r.Context(), name, b)
 	if err != nil {
 		return err

@@ -48,16 +48,12 @@ type ollamaToolCall struct {
 }
 
 // ollama reads an /api body: lenient about unknown fields, as Ollama is, strict about everything else.
-func (c *call) ollama(dst any) (func(), error) {
-	b, release, err := c.object(nil)
+func (c *call) ollama(dst any) error {
+	b, err := c.object(nil)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if err := unmarshal(b, dst); err != nil {
-		release()
-		return nil, err
-	}
-	return release, nil
+	return unmarshal(b, dst)
 }
 
 // ollamaModel resolves the name that an Ollama client uses: it may add :latest to a name that has no tag.
@@ -90,11 +86,10 @@ func (c *call) ollamaModel(name, old string) (string, error) {
 // ollamaChat is POST /api/chat.
 func (c *call) ollamaChat() error {
 	var q ollamaRequest
-	release, err := c.ollama(&q)
+	err := c.ollama(&q)
 	if err != nil {
 		return err
 	}
-	defer release()
 	if q.Model, err = c.ollamaModel(q.Model, q.Name); err != nil {
 		return err
 	}
@@ -112,11 +107,10 @@ func (c *call) ollamaChat() error {
 // ollamaGenerate is POST /api/generate.
 func (c *call) ollamaGenerate() error {
 	var q ollamaRequest
-	release, err := c.ollama(&q)
+	err := c.ollama(&q)
 	if err != nil {
 		return err
 	}
-	defer release()
 	if q.Model, err = c.ollamaModel(q.Model, q.Name); err != nil {
 		return err
 	}

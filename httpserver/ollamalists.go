@@ -127,11 +127,9 @@ func (c *call) ollamaShow() error {
 		Model string `json:"model"`
 		Name  string `json:"name"`
 	}
-	release, err := c.ollama(&q)
-	if err != nil {
+	if err := c.ollama(&q); err != nil {
 		return err
 	}
-	defer release()
 	name, err := c.ollamaModel(q.Model, q.Name)
 	if err != nil {
 		return err
@@ -176,11 +174,9 @@ func (c *call) ollamaEmbeddings() error { return c.ollamaVectors("prompt") }
 
 func (c *call) ollamaVectors(field string) error {
 	q := map[string]json.RawMessage{}
-	release, err := c.ollama(&q)
-	if err != nil {
+	if err := c.ollama(&q); err != nil {
 		return err
 	}
-	defer release()
 	began := c.now()
 	model, err := c.ollamaModel(rawString(q["model"]), rawString(q["name"]))
 	if err != nil {

@@ -39,11 +39,9 @@ func (c *call) ollamaPull() error {
 		Name   string `json:"name"`
 		Stream *bool  `json:"stream"`
 	}
-	release, err := c.ollama(&q)
-	if err != nil {
+	if err := c.ollama(&q); err != nil {
 		return err
 	}
-	defer release()
 	name, err := c.ollamaModel(q.Model, q.Name)
 	if err != nil {
 		return err

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"net/http"
+	"strconv"
 	"strings"
 
 	"github.com/queen-rbee/queen-rbee/httpserver/internal/strict"
@@ -16,14 +17,13 @@ func (c *call) embeddings() error  { return c.infer(SurfaceEmbeddings, FormatRaw
 
 // infer runs one request of the OpenAI surface.
 func (c *call) infer(surface Surface, format string) error {
-	req := &Request{Surface: surface, Path: c.r.URL.Path, N: 1, ContentType: "application/json"}
-	body, release, err := c.body(c.s.o.MaxBody)
+	body, err := c.body(c.s.o.MaxBody)
 	if err != nil {
 		return err
 	}
-	defer release()
-	req.Body = body
+	req := &Request{Surface: surface, Path: c.r.URL.Path, N: 1, ContentType: "application/json", Body: body}
 	if err := parseBody(req, body, c.s.o.MaxDepth); err != nil {
+		c.reuse(body)
 		return err
 	}
 	return c.run(req, View{Format: format, IncludeUsage: req.IncludeUsage, Model: req.Model})
@@ -32,51 +32,52 @@ func (c *call) infer(surface Surface, format string) error {
 // params collects what must be checked once the whole object was seen.
 type params struct{ maxTokens, maxCompletion int }
 
-// take checks one known field of an OpenAI body; unknown ones pass.
+// take checks one known field of an OpenAI body; unknown ones pass. Names are constants, so that no key is copied.
 func (p *params) take(surface Surface, req *Request, key, v []byte) error {
-	name := string(key)
-	switch name {
+	switch string(key) {
 	case "model":
 		return modelField(v, &req.Model)
 	case "stream":
-		return boolField(name, v, &req.Stream)
+		return boolField("stream", v, &req.Stream)
 	case "messages":
 		if surface == SurfaceChat {
 			return messagesField(v, req)
 		}
 	case "prompt":
 		if surface == SurfaceCompletions {
-			return promptField(name, v, req)
+			return promptField("prompt", v, req)
 		}
 	case "input":
 		if surface == SurfaceEmbeddings {
-			return promptField(name, v, req)
+			return promptField("input", v, req)
 		}
 	case "max_tokens":
-		return wholeField(name, v, 1, 1<<31-1, &p.maxTokens)
+		return wholeField("max_tokens", v, 1, 1<<31-1, &p.maxTokens)
 	case "max_completion_tokens":
-		return wholeField(name, v, 1, 1<<31-1, &p.maxCompletion)
+		return wholeField("max_completion_tokens", v, 1, 1<<31-1, &p.maxCompletion)
 	case "n":
-		return wholeField(name, v, 1, 128, &req.N)
+		return wholeField("n", v, 1, 128, &req.N)
 	case "temperature":
-		return rangeField(name, v, 0, 2)
+		return rangeField("temperature", v, 0, 2)
 	case "top_p":
-		return rangeField(name, v, 0, 1)
-	case "presence_penalty", "frequency_penalty":
-		return rangeField(name, v, -2, 2)
+		return rangeField("top_p", v, 0, 1)
+	case "presence_penalty":
+		return rangeField("presence_penalty", v, -2, 2)
+	case "frequency_penalty":
+		return rangeField("frequency_penalty", v, -2, 2)
 	case "seed":
-		return wholeField(name, v, -1<<63, 1<<63-1, nil)
+		return wholeField("seed", v, -1<<63, 1<<63-1, nil)
 	case "stop":
-		return stopField(name, v)
+		return stopField("stop", v)
 	case "stream_options":
 		return streamOptions(v, req)
 	case "tools":
 		if !isNull(v) && v[0] != '[' {
-			return invalid(name, "tools must be a list")
+			return invalid("tools", "tools must be a list")
 		}
 	case "response_format":
 		if !isNull(v) && v[0] != '{' {
-			return invalid(name, "response_format must be an object")
+			return invalid("response_format", "response_format must be an object")
 		}
 	}
 	return nil
@@ -91,7 +92,13 @@ func (p *params) check(surface Surface, req *Request) error {
 		req.MaxTokens = p.maxCompletion
 	}
 	if req.Prompt == nil {
-		what := map[Surface]string{SurfaceChat: "messages", SurfaceCompletions: "prompt", SurfaceEmbeddings: "input"}[surface]
+		what := "messages"
+		switch surface {
+		case SurfaceCompletions:
+			what = "prompt"
+		case SurfaceEmbeddings:
+			what = "input"
+		}
 		return invalid(what, "%s is missing", what)
 	}
 	if surface == SurfaceEmbeddings && req.Stream {
@@ -102,25 +109,27 @@ func (p *params) check(surface Surface, req *Request) error {
 
 func messagesField(v []byte, req *Request) error {
 	n, ok := 0, true
+	text := 0
 	good := strict.Elements(v, func(e []byte) bool {
 		n++
-		ok = e[0] == '{' && hasRole(e)
+		role := false
+		strict.Members(e, func(k, v []byte) bool {
+			switch name := string(k); {
+			case name == "role":
+				role = len(v) > 2 && v[0] == '"'
+			case spoken(name):
+				text += chars(v, 2)
+			}
+			return true
+		})
+		ok = role
 		return ok
 	})
 	if !good || !ok || n == 0 {
 		return invalid("messages", "messages must be a list of at least one object, each with a role")
 	}
-	req.Prompt, req.PromptChars = v, chars(v, 0)
+	req.Prompt, req.PromptChars = v, text
 	return nil
-}
-
-func hasRole(message []byte) bool {
-	role := false
-	strict.Members(message, func(k, v []byte) bool {
-		role = string(k) == "role" && len(v) > 2 && v[0] == '"'
-		return !role
-	})
-	return role
 }
 
 func promptField(name string, v []byte, req *Request) error {
@@ -192,23 +201,23 @@ func (c *call) headers(req *Request) error {
 	h := c.r.Header
 	req.RequestID, req.CorrelationID, req.Identity = c.requestID, c.correlation, c.id
 	var err error
-	if v := h.Get("X-Rbee-Priority"); v != "" || req.Priority == "" {
+	if v := first(h, "X-Rbee-Priority"); v != "" || req.Priority == "" {
 		if req.Priority, err = parsePriority("X-Rbee-Priority", v); err != nil {
 			return err
 		}
 	}
-	if v := h.Get("X-Rbee-Deadline"); v != "" {
+	if v := first(h, "X-Rbee-Deadline"); v != "" {
 		if req.Deadline, err = parseDeadline("X-Rbee-Deadline", v, c.now()); err != nil {
 			return err
 		}
 	}
-	if v := h.Get("X-Rbee-Session"); v != "" {
+	if v := first(h, "X-Rbee-Session"); v != "" {
 		req.Session = v
 	}
 	if err := checkSession("X-Rbee-Session", req.Session); err != nil {
 		return err
 	}
-	switch v := h.Get("X-Rbee-Detach"); v {
+	switch v := first(h, "X-Rbee-Detach"); v {
 	case "", "false":
 	case "true":
 		req.Detach = true
@@ -255,7 +264,8 @@ func printable(s string) bool {
 
 func (c *call) jobHeaders(job Job) {
 	h := c.w.Header()
-	h["X-Rbee-Job-Id"] = []string{job.ID()}
+	c.said[2] = job.ID()
+	h["X-Rbee-Job-Id"] = c.said[2:3:3]
 	for k, v := range job.Limits() {
 		h[k] = v
 	}
@@ -264,34 +274,50 @@ func (c *call) jobHeaders(job Job) {
 func (c *call) resultHeaders(res *Result) {
 	h := c.w.Header()
 	for k, v := range res.Header {
-		if !hopByHop(k) {
-			h[http.CanonicalHeaderKey(k)] = v
+		if k = http.CanonicalHeaderKey(k); !hopByHop(k) {
+			h[k] = v
 		}
 	}
 }
+
+// unchunked is the size up to which net/http finds out the length of a body by itself.
+const unchunked = 2048
 
 // writeResult passes a whole answer on.
 func (c *call) writeResult(res *Result) {
 	c.resultHeaders(res)
 	h := c.w.Header()
-	if h.Get("Content-Type") == "" {
-		h.Set("Content-Type", "application/json")
+	if first(h, "Content-Type") == "" {
+		c.said[3] = "application/json"
+		h["Content-Type"] = c.said[3:4:4]
+	}
+	if len(res.Body) > unchunked {
+		h["Content-Length"] = []string{strconv.Itoa(len(res.Body))}
 	}
 	status := res.Status
 	if status == 0 {
 		status = http.StatusOK
 	}
 	c.w.WriteHeader(status)
-	_, _ = c.w.Write(res.Body)
+	_, _ = c.w.ResponseWriter.Write(res.Body) // its time has just begun
 }
 
+// hopByHop reports whether a field, its name in the canonical form, is not the worker's to say.
 func hopByHop(name string) bool {
-	switch strings.ToLower(name) {
-	case "connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade", "content-length", "date", "server",
-		"proxy-connection", "set-cookie", "access-control-allow-origin", "access-control-allow-credentials":
+	switch name {
+	case "Connection", "Keep-Alive", "Transfer-Encoding", "Te", "Trailer", "Upgrade", "Content-Length", "Date", "Server",
+		"Proxy-Connection", "Set-Cookie", "Access-Control-Allow-Origin", "Access-Control-Allow-Credentials":
 		return true
 	}
 	return false
+}
+
+// first is h.Get of a name that is in its canonical form.
+func first(h http.Header, name string) string {
+	if v := h[name]; len(v) > 0 {
+		return v[0]
+	}
+	return ""
 }
 
 func trim(b []byte) []byte { return bytes.TrimSpace(b) }

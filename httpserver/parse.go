@@ -1,8 +1,6 @@
 package httpserver
 
 import (
-	"errors"
-
 	"github.com/queen-rbee/queen-rbee/httpserver/internal/strict"
 )
 
@@ -51,9 +49,8 @@ func parseBody(req *Request, body []byte, maxDepth int) error {
 }
 
 func asInvalid(err error) error {
-	var bad *strict.Error
-	if errors.As(err, &bad) {
-		return invalid("", "the body is not acceptable JSON: %s", bad.Error())
+	if bad, ok := find[*strict.Error](err); ok {
+		return invalid("", "%s", "the body is not acceptable JSON: "+bad.Error())
 	}
 	return err
 }

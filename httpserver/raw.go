@@ -27,11 +27,10 @@ func (c *call) passThrough() error {
 		limit = c.s.o.MaxUpload
 		req.ContentType = c.r.Header.Get("Content-Type")
 	}
-	body, release, err := c.body(limit)
+	body, err := c.body(limit)
 	if err != nil {
 		return err
 	}
-	defer release()
 	req.Body = body
 	if isForm {
 		err = formFields(body, args["boundary"], req)

@@ -57,20 +57,62 @@ type ollamaError struct {
 }
 
 // writeError renders a refusal in the shape of the path's clients.
-func writeError(w http.ResponseWriter, f face, correlation string, err error) problem {
-	p := resolve(err)
+func writeError(w http.ResponseWriter, f face, correlation string, p *problem) {
 	h := w.Header()
 	for k, v := range p.header {
 		h[k] = v
 	}
-	v := []string{"application/json", p.code}
-	h["Content-Type"], h["X-Rbee-Error"] = v[:1:1], v[1:]
-	h.Del("Content-Length")
-	setRetry(h, p)
-	var loading any
-	if p.details != nil {
-		loading = p.details["loading"]
+	v := append(make([]string, 0, 5), "application/json", p.code)
+	h["Content-Type"], h["X-Rbee-Error"] = v[:1:1], v[1:2:2]
+	delete(h, "Content-Length")
+	setRetry(h, p, v)
+	w.WriteHeader(p.status)
+	box, _ := chunks.Get().(*[]byte)
+	b, ok := p.brief((*box)[:0], f, correlation)
+	if !ok {
+		b = p.full(b[:0], f, correlation)
 	}
+	*box = append(b, '\n')
+	if own, ok := w.(*response); ok {
+		w = own.ResponseWriter // its time has just begun
+	}
+	_, _ = w.Write(*box)
+	if cap(*box) <= 64<<10 {
+		chunks.Put(box)
+	}
+}
+
+// brief renders an error that has nothing to say but the usual, which needs no reflection.
+func (p *problem) brief(b []byte, f face, correlation string) (out []byte, ok bool) {
+	if len(p.details) > 0 {
+		return b, false
+	}
+	switch f {
+	case faceOpenAI:
+		b = appendText(append(b, `{"error":{"message":`...), p.message)
+		b = appendText(append(b, `,"type":`...), openaiType(p.status, p.code))
+		b = append(b, `,"param":`...)
+		if p.param == "" {
+			b = append(b, "null"...)
+		} else {
+			b = appendText(b, p.param)
+		}
+		b = appendText(append(b, `,"code":`...), openaiCode(p))
+		return append(b, "}}"...), true
+	case faceOllama:
+		return append(appendText(append(b, `{"error":`...), p.message), '}'), true
+	}
+	b = appendText(append(b, `{"error":{"code":`...), p.code)
+	b = append(appendText(append(b, `,"message":`...), p.message), `,"details":{`...)
+	if p.param != "" {
+		b = appendText(append(b, `"param":`...), p.param)
+	}
+	return append(appendText(append(b, `},"correlation_id":`...), correlation), "}}"...), true
+}
+
+// full renders any error.
+func (p *problem) full(b []byte, f face, correlation string) []byte {
+	loading := p.details["loading"]
 	var body any
 	switch f {
 	case faceOpenAI:
@@ -93,30 +135,39 @@ func writeError(w http.ResponseWriter, f face, correlation string, err error) pr
 		}
 		body = nativeError{nativeBody{p.code, p.message, details, correlation}, loading}
 	}
-	w.WriteHeader(p.status)
-	b, merr := json.Marshal(body)
-	if merr != nil { // details that can't be written
-		b, _ = json.Marshal(nativeError{Error: nativeBody{Code: p.code, Message: p.message, CorrelationID: correlation}})
+	text, err := json.Marshal(body)
+	if err != nil { // details that can't be written
+		text, _ = json.Marshal(nativeError{Error: nativeBody{Code: p.code, Message: p.message, CorrelationID: correlation}})
 	}
-	_, _ = w.Write(append(b, '\n'))
-	return p
+	return append(b, text...)
 }
 
-func setRetry(h http.Header, p problem) {
+// appendText appends s as encoding/json writes it.
+func appendText(b []byte, s string) []byte {
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c > '~' || c == '"' || c == '\\' || c == '<' || c == '>' || c == '&' {
+			return append(b, quote(s)...)
+		}
+	}
+	return append(append(append(b, '"'), s...), '"')
+}
+
+// setRetry says whether and when to try again. The values go behind those of v, which have one backing array.
+func setRetry(h http.Header, p *problem, v []string) {
 	if p.after > 0 && (p.status == http.StatusTooManyRequests || p.status == http.StatusServiceUnavailable) {
 		secs := int64((p.after + time.Second - 1) / time.Second)
-		v := []string{strconv.FormatInt(secs, 10), strconv.FormatInt(max(p.after.Milliseconds(), 1), 10)}
-		h["Retry-After"], h["Retry-After-Ms"] = v[:1:1], v[1:]
+		n := len(v)
+		v = append(v, strconv.FormatInt(secs, 10), strconv.FormatInt(max(p.after.Milliseconds(), 1), 10))
+		h["Retry-After"], h["Retry-After-Ms"] = v[n:n+1:n+1], v[n+1:n+2:n+2]
 	}
-	switch {
-	case p.info.retry > 0:
-		h.Set("X-Should-Retry", "true")
-	case p.info.retry < 0:
-		h.Set("X-Should-Retry", "false")
+	if p.info.retry != 0 {
+		n := len(v)
+		v = append(v, strconv.FormatBool(p.info.retry > 0))
+		h["X-Should-Retry"] = v[n : n+1 : n+1]
 	}
 }
 
-func openaiCode(p problem) string {
+func openaiCode(p *problem) string {
 	if p.info.openai != "" {
 		return p.info.openai
 	}

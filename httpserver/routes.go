@@ -2,7 +2,10 @@ package httpserver
 
 import (
 	"net/http"
+	"net/url"
 	"strings"
+
+	"github.com/gorilla/mux"
 )
 
 // route is one endpoint. The table of routes is what both the mux and the API document are made from.
@@ -15,6 +18,14 @@ type route struct {
 	status       int    // of success, 0 = 200
 	stream       bool   // may answer with an event stream
 	engines      bool   // whatever engines have, not an endpoint of its own
+}
+
+// methods are those that the route answers.
+func (rt *route) methods() []string {
+	if rt.method == http.MethodGet {
+		return []string{http.MethodGet, http.MethodHead}
+	}
+	return []string{rt.method}
 }
 
 // ServeHTTP makes a route a mux handler. The server calls run itself, with what it knows about the request.
@@ -46,6 +57,35 @@ func (s *Server) table() []*route {
 	all = append(all, batchRoutes()...)
 	return append(all, &route{method: "POST", path: "/v1/{rest:.+}", summary: "Any other endpoint of an engine whose JSON or multipart body names a model",
 		run: (*call).passThrough, body: "object", answer: "object", stream: true, engines: true})
+}
+
+// index asks the mux once for each path that has no pattern: it goes through its routes one by one, and most requests are for
+// the first ones. What is not found here is asked of the mux itself.
+func (s *Server) index() map[string]map[string]*route {
+	found := make(map[string]map[string]*route)
+	for _, r := range s.routes {
+		for _, method := range r.methods() {
+			var m mux.RouteMatch
+			if strings.ContainsAny(r.path, "{%") || !s.mux.Match(&http.Request{Method: method, URL: &url.URL{Path: r.path}}, &m) || m.MatchErr != nil || len(m.Vars) > 0 {
+				continue
+			}
+			if rt, ok := m.Handler.(*route); ok {
+				if found[method] == nil {
+					found[method] = make(map[string]*route)
+				}
+				found[method][r.path] = rt
+			}
+		}
+	}
+	return found
+}
+
+// exact finds the route of a path without a pattern; nil says nothing. An encoded path is the mux's.
+func (s *Server) exact(r *http.Request) *route {
+	if r.URL.RawPath != "" {
+		return nil
+	}
+	return s.plain[r.Method][r.URL.Path]
 }
 
 func jobRoutes() []*route {

@@ -3,6 +3,7 @@ package httpserver
 import (
 	"bufio"
 	"context"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"log/slog"
@@ -20,14 +21,19 @@ import (
 // call is one request on its way through the server.
 type call struct {
 	s           *Server
-	w           *response
+	w           *response // &own
 	r           *http.Request
+	peer        *peer // nil when another http.Server serves the request
 	vars        map[string]string
 	id          Identity
 	requestID   string
 	correlation string
 	route       string
-	began       time.Time
+	began       time.Time // for Options.Observe
+
+	own    response
+	said   [4]string // values of the headers that every answer has, in one piece
+	keyBad bool      // the Authenticator said so
 }
 
 // response remembers whether the answer has begun.
@@ -38,7 +44,10 @@ type response struct {
 	taken  *Taken // once the connection is somebody else's
 	held   int64  // bytes of the body that count against Options.BodyMemory
 	paced  bool   // what writes a stream sets its own deadlines
-	armed  time.Time
+	// limited is set where net/http has given the request BodyTimeout and its answer WriteTimeout: that spares most requests
+	// three calls that move the connection's timers.
+	limited bool
+	armed   time.Time
 }
 
 // arm bounds how long the client may take to take the answer: again with each part of it, but not at each write.
@@ -109,8 +118,12 @@ func IdentityOf(ctx context.Context) (Identity, bool) {
 
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
-	c := &call{s: s, w: &response{ResponseWriter: rw}, r: r, route: "unmatched", began: s.o.Clock()}
-	c.w.call = c
+	c := &call{s: s, r: r, route: "unmatched"}
+	c.own.ResponseWriter, c.own.call, c.w = rw, c, &c.own
+	c.meet()
+	if s.o.Observe != nil {
+		c.began = s.o.Clock()
+	}
 	c.identify()
 	if len(r.TransferEncoding) > 0 { // a Content-Length beside it, which net/http drops unseen, would be an attempt to smuggle
 		r.Close = true
@@ -121,6 +134,7 @@ func (s *Server) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 			if err, ok := v.(error); ok && errors.Is(err, http.ErrAbortHandler) {
 				panic(http.ErrAbortHandler) // net/http cuts the connection; this is its own signal
 			}
+			c.release()
 			s.o.Log.Error("handler panicked", "correlation_id", c.correlation, "panic", v, "stack", string(debug.Stack()))
 			if c.w.status != 0 {
 				panic(http.ErrAbortHandler)
@@ -138,6 +152,7 @@ func (s *Server) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	if err == nil && rt != nil {
 		err = rt.run(c)
 	}
+	c.release()
 	if err != nil && c.w.taken == nil {
 		c.fail(err)
 	}
@@ -145,7 +160,7 @@ func (s *Server) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 
 // admit checks everything that does not depend on the endpoint and finds the route; without one the answer is written.
 func (c *call) admit() (*route, error) {
-	if err := c.s.checkBrowser(c.r); err != nil {
+	if err := c.checkBrowser(); err != nil {
 		return nil, err
 	}
 	if err := checkPath(c.r.URL); err != nil {
@@ -156,6 +171,9 @@ func (c *call) admit() (*route, error) {
 	}
 	if err := c.authorize(); err != nil {
 		return nil, err
+	}
+	if rt := c.s.exact(c.r); rt != nil {
+		return rt, nil
 	}
 	var m mux.RouteMatch
 	if !c.s.mux.Match(c.r, &m) {
@@ -192,12 +210,19 @@ func (c *call) fail(err error) {
 		err = refuse(CodeCancelled, "cancelled: the client has gone") // who closed its own side only reads it
 	}
 	c.w.paced = false
-	p := writeError(c.w, faceOf(c.r.URL.Path), c.correlation, err)
+	p := resolve(err)
+	if c.keyBad && p.status == http.StatusUnauthorized {
+		c.w.Header()["Www-Authenticate"] = []string{`Bearer realm="rbee"`}
+	}
+	writeError(c.w, faceOf(c.r.URL.Path), c.correlation, &p)
 	if p.status >= 500 {
 		level := slog.LevelError
 		switch p.code { // said to each of many clients while the server does what it should: no fault, and no line for each
 		case CodeSystemAtCapacity, CodeShuttingDown, CodeModelLoading, CodeDeadlineExceeded, CodeNotAvailable:
 			level = slog.LevelDebug
+		}
+		if !c.s.o.Log.Enabled(c.r.Context(), level) {
+			return
 		}
 		c.s.o.Log.Log(c.r.Context(), level, "request failed", "correlation_id", c.correlation, "code", p.code, "err", logText(err))
 	}
@@ -219,7 +244,8 @@ func logText(err error) string {
 // WriteError renders an error as the server does for the request's path. It is for handlers in the Options; they must
 // have written nothing yet.
 func WriteError(w http.ResponseWriter, r *http.Request, err error) {
-	writeError(w, faceOf(r.URL.Path), w.Header().Get("X-Correlation-Id"), err)
+	p := resolve(err)
+	writeError(w, faceOf(r.URL.Path), w.Header().Get("X-Correlation-Id"), &p)
 }
 
 func (c *call) identify() {
@@ -232,8 +258,8 @@ func (c *call) identify() {
 		c.correlation = c.requestID
 	}
 	h := c.w.Header()
-	h["X-Request-Id"] = []string{c.requestID}
-	h["X-Correlation-Id"] = []string{c.correlation}
+	c.said[0], c.said[1] = c.requestID, c.correlation
+	h["X-Request-Id"], h["X-Correlation-Id"] = c.said[0:1:1], c.said[1:2:2]
 }
 
 // headerID returns a header's value when it is 1 to 128 characters of [A-Za-z0-9._-].
@@ -257,11 +283,11 @@ func plain(s string) bool {
 
 func newID() string {
 	var b [16]byte
-	a, z := rand.Uint64(), rand.Uint64()
-	for i := range 8 {
-		b[i], b[8+i] = byte(a>>(8*i)), byte(z>>(8*i))
-	}
-	return hex.EncodeToString(b[:])
+	var text [32]byte
+	binary.LittleEndian.PutUint64(b[:], rand.Uint64())
+	binary.LittleEndian.PutUint64(b[8:], rand.Uint64())
+	hex.Encode(text[:], b[:])
+	return string(text[:])
 }
 
 func checkPath(u *url.URL) error {

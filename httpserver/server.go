@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/gorilla/mux"
 )
@@ -22,7 +21,8 @@ type Server struct {
 	o         Options
 	routes    []*route
 	mux       *mux.Router
-	document  []byte // /openapi.json
+	plain     map[string]map[string]*route // what the mux finds, by method and path, where the path has no pattern
+	document  []byte                       // /openapi.json
 
 	http     *http.Server
 	draining atomic.Bool
@@ -30,6 +30,7 @@ type Server struct {
 	once     sync.Once
 	bodies   atomic.Int64 // bytes held by large bodies
 	pages    atomic.Int64 // open requests to workers' pages
+	refused  sync.Pool    // memory of bodies that were refused, as *[]byte
 	taken    takenSet
 	door     atomic.Pointer[doorway]
 }
@@ -43,12 +44,9 @@ func New(submitter Submitter, auth Authenticator, o Options) (*Server, error) {
 	s.routes = s.table()
 	s.mux = mux.NewRouter().UseEncodedPath().SkipClean(true)
 	for _, r := range s.routes {
-		methods := []string{r.method}
-		if r.method == http.MethodGet {
-			methods = append(methods, http.MethodHead)
-		}
-		s.mux.Handle(r.path, r).Methods(methods...)
+		s.mux.Handle(r.path, r).Methods(r.methods()...)
 	}
+	s.plain = s.index()
 	var err error
 	if s.document, err = s.describe(); err != nil {
 		return nil, err
@@ -56,16 +54,17 @@ func New(submitter Submitter, auth Authenticator, o Options) (*Server, error) {
 	s.http = &http.Server{
 		Handler:           s,
 		ReadHeaderTimeout: s.o.HeaderTime,
+		ReadTimeout:       s.o.BodyTimeout, // until the body is there; see response.limited
+		WriteTimeout:      s.o.WriteTimeout,
 		IdleTimeout:       s.o.IdleTimeout,
 		MaxHeaderBytes:    32 << 10,
-		WriteTimeout:      24 * time.Hour,                                                                          // each answer sets its own; this one takes the last one's off the connection
 		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams, WriteByteTimeout: s.o.WriteTimeout}, // over TLS only
+		ConnContext:       s.greet,
 
 		DisableGeneralOptionsHandler: true, // OPTIONS * is answered like everything else
 	}
 	if s.o.Poller != nil {
 		s.http.BaseContext = func(l net.Listener) context.Context { return context.WithValue(context.Background(), doorKey{}, l) }
-		s.http.ConnContext = func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) }
 	}
 	return s, nil
 }

@@ -55,20 +55,20 @@ type Taken struct {
 	held        int64 // bytes of the request's body that count until the end
 }
 
-type connKey struct{}
 type doorKey struct{}
 
 // Take implements Taker.
 func (w *response) Take() (*Taken, bool) {
 	c := w.call
-	ctx := c.r.Context()
-	conn, ok := ctx.Value(connKey{}).(*net.TCPConn)
-	door, known := ctx.Value(doorKey{}).(*doorway)
-	if !ok || !known || c.s.o.Poller == nil || w.status != http.StatusOK || c.r.ProtoMajor != 1 || c.r.ProtoMinor == 0 ||
+	if c.peer == nil || c.peer.door == nil {
+		return nil, false
+	}
+	conn, ok := c.peer.conn.(*net.TCPConn)
+	if !ok || c.s.o.Poller == nil || w.status != http.StatusOK || c.r.ProtoMajor != 1 || c.r.ProtoMinor == 0 ||
 		c.r.Method == http.MethodHead || len(w.Header()["Content-Length"]) > 0 || c.s.draining.Load() {
 		return nil, false
 	}
-	t := &Taken{s: c.s, door: door, conn: conn, route: c.route, method: c.r.Method, correlation: c.correlation, began: c.began, held: w.held}
+	t := &Taken{s: c.s, door: c.peer.door, conn: conn, route: c.route, method: c.r.Method, correlation: c.correlation, began: c.began, held: w.held}
 	if !c.s.taken.add(t) {
 		return nil, false
 	}

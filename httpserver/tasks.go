@@ -14,11 +14,10 @@ import (
 func (c *call) newTask() error {
 	req := &Request{Surface: SurfaceTask, Path: "/v2/tasks", N: 1, ContentType: "application/json"}
 	t := taskFields{c: c, req: req}
-	body, release, err := c.object(t.take)
+	body, err := c.object(t.take)
 	if err != nil {
 		return err
 	}
-	defer release()
 	req.Body = body
 	if err := t.check(); err != nil {
 		return err

@@ -107,11 +107,11 @@ func (c *call) workerRefused(req *Request, status int, body []byte) error {
 		return e
 	}
 	p := resolve(e)
-	setRetry(h, p)
+	setRetry(h, &p, nil)
 	h.Set("X-Rbee-Error", p.code)
 	if req.Surface != SurfaceRaw {
 		h.Set("Content-Type", "application/json")
-		body = openaiRefusal(p, body)
+		body = openaiRefusal(&p, body)
 	}
 	c.w.WriteHeader(p.status)
 	_, _ = c.w.Write(body)
@@ -119,7 +119,7 @@ func (c *call) workerRefused(req *Request, status int, body []byte) error {
 }
 
 // openaiRefusal is a worker's error object with all four fields of OpenAI's; what else the worker said stays.
-func openaiRefusal(p problem, body []byte) []byte {
+func openaiRefusal(p *problem, body []byte) []byte {
 	var said struct {
 		Error map[string]any `json:"error"`
 	}

@@ -67,18 +67,26 @@ func String(raw []byte) (s string, ok bool) {
 
 // Chars counts the characters of a raw JSON string value without decoding it.
 func Chars(raw []byte) int {
-	n := plainRun(raw[1 : len(raw)-1])
-	for i := 1 + n; i < len(raw)-1; i++ {
+	n, end := 0, len(raw)-1
+	for i := 1; i < end; {
+		if run := min(plainRun(raw[i:]), end-i); run > 0 {
+			n, i = n+run, i+run
+			continue
+		}
 		switch c := raw[i]; {
+		case c == '\\' && raw[i+1] == 'u':
+			n, i = n+1, i+6
 		case c == '\\':
-			n++
-			if raw[i+1] == 'u' {
-				i += 5
-			} else {
+			n, i = n+1, i+2
+		case c < 0x80:
+			n, i = n+1, i+1
+		default:
+			for i < end && raw[i] >= 0x80 {
+				if raw[i]&0xC0 != 0x80 { // not a continuation byte
+					n++
+				}
 				i++
 			}
-		case c&0xC0 != 0x80: // not a continuation byte
-			n++
 		}
 	}
 	return n

@@ -5,8 +5,8 @@ package strict
 
 import (
 	"encoding/binary"
-	"fmt"
 	"math/bits"
+	"strconv"
 	"unicode/utf8"
 )
 
@@ -19,10 +19,12 @@ type Error struct {
 
 // Error implements error.
 func (e *Error) Error() string {
+	var room [128]byte
+	b := append(room[:0], e.Reason...)
 	if e.Key != "" {
-		return fmt.Sprintf("%s %q at byte %d", e.Reason, e.Key, e.Offset)
+		b = strconv.AppendQuote(append(b, ' '), e.Key)
 	}
-	return fmt.Sprintf("%s at byte %d", e.Reason, e.Offset)
+	return string(strconv.AppendInt(append(b, " at byte "...), int64(e.Offset), 10))
 }
 
 // Object checks that b is one JSON object nested at most depth deep, and calls member for each of its members: the
