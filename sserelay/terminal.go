@@ -87,13 +87,16 @@ func (s *Stream) Started(ctx context.Context, workerID, node string, attempt int
 	case FormatCompletion:
 		e.As = "completion"
 	}
-	data := e.append(make([]byte, 0, 256))
 	s.mu.Lock()
 	s.worker, s.node = workerID, node
 	s.ephemeral.queued = 0
 	s.mu.Unlock()
 	s.state.noteAttempt(&e)
-	return s.emit(ctx, newMeta(KindStarted, None, 0, 0), data, true)
+	m := newMeta(KindStarted, None, 0, 0)
+	if s.keep(m, 0, e.append) {
+		return nil
+	}
+	return s.emit(ctx, m, e.append(make([]byte, 0, 256)), true)
 }
 
 func (st *writerState) noteStarted(data []byte) (worker, node string, was asked) {
@@ -145,13 +148,25 @@ func (s *Stream) End(ctx context.Context, r Result) error {
 	if r.Finish == "" {
 		r.Finish = "stop"
 	}
-	b := make([]byte, 0, 128)
+	if r.Decode = r.Decode.Truncate(time.Millisecond); s.keep(metaEnd, 0, r.append) {
+		s.endGroup(r, nil)
+		return nil
+	}
+	return s.emit(ctx, metaEnd, r.append(make([]byte, 0, 128)), true)
+}
+
+const (
+	metaEnd  = Meta(KindEnd)
+	metaFail = Meta(KindError)
+)
+
+// append writes the event.
+func (r *Result) append(b []byte) []byte {
 	b = strconv.AppendInt(append(b, `{"tokens_out":`...), int64(r.OutputTokens), 10)
 	b = strconv.AppendInt(append(b, `,"prompt_tokens":`...), int64(r.PromptTokens), 10)
 	b = strconv.AppendInt(append(b, `,"cached_tokens":`...), int64(r.CachedTokens), 10)
 	b = strconv.AppendInt(append(b, `,"decode_time_ms":`...), r.Decode.Milliseconds(), 10)
-	b = append(quote(append(b, `,"stop_reason":`...), r.Finish), '}')
-	return s.emit(ctx, newMeta(KindEnd, None, 0, 0), b, true)
+	return append(quote(append(b, `,"stop_reason":`...), r.Finish), '}')
 }
 
 // Fail ends the stream with an error. It returns ErrEnded when the stream has its terminal frame already.
@@ -162,7 +177,11 @@ func (s *Stream) Fail(ctx context.Context, code, message string) error {
 	if err != nil {
 		return err
 	}
-	return s.emit(ctx, newMeta(KindError, None, 0, 0), data, true)
+	if s.keep(metaFail, 0, func(b []byte) []byte { return append(b, data...) }) {
+		s.endGroup(Result{}, decodeFailure(data))
+		return nil
+	}
+	return s.emit(ctx, metaFail, data, true)
 }
 
 // shutdown ends the stream for its readers; only an attached one gets a terminal frame in the journal.
@@ -177,8 +196,8 @@ func (s *Stream) shutdown(ctx context.Context) error {
 	if s.ended {
 		return ErrEnded
 	}
-	s.ended, s.broken, s.down = true, true, true
-	close(s.done)
+	s.broken, s.down = true, true
+	s.over()
 	s.expireLater()
 	s.wake(true)
 	return nil
@@ -213,7 +232,8 @@ type bodyHeader struct {
 
 // Body takes a whole non-streamed answer of a worker. protocol tells what its JSON is: Chat, Completion, Raw for any
 // other endpoint's JSON, Bytes for anything else. End or Fail follows from the caller. With a status of 400 or more
-// it is the worker's refusal: a reader that has seen nothing yet gets it as it is once Fail follows.
+// it is the worker's refusal: a reader that has seen nothing yet gets it as it is once Fail follows. body is not to be changed any more:
+// a reader may be given it as it is.
 func (s *Stream) Body(ctx context.Context, protocol Protocol, status int, header http.Header, body []byte) (Outcome, error) {
 	now := time.Now()
 	out := Outcome{First: now, Last: now, Complete: true}
@@ -225,12 +245,17 @@ func (s *Stream) Body(ctx context.Context, protocol Protocol, status int, header
 	} else {
 		flags = flagRefusal
 	}
-	frame := append(appendHeader(make([]byte, 0, 128+len(body)), status, header.Get("Content-Type")), body...)
+	h := bodyHeader{status, header.Get("Content-Type")}
+	frame := func(b []byte) []byte { return append(appendHeader(b, h.Status, h.ContentType), body...) }
 	s.wmu.Lock()
 	defer s.wmu.Unlock()
 	m := newMeta(KindBody, protocol, flags, out.OutputTokens)
-	s.state.note(m, frame)
-	return out, s.emit(ctx, m, frame, false) // End or Fail follows, and wakes the readers
+	s.state.note(m, nil)
+	if s.keep(m, len(body), frame) {
+		s.held.header, s.held.body = h, body
+		return out, nil
+	}
+	return out, s.emit(ctx, m, frame(make([]byte, 0, 128+len(body))), false) // End or Fail follows, and wakes the readers
 }
 
 // appendHeader writes the first line of a body frame.
