@@ -159,7 +159,12 @@ func wholeAnswer(h bodyHeader, body []byte) *Answer {
 	if h.ContentType == "" {
 		h.ContentType = "application/json"
 	}
-	return &Answer{Status: h.Status, Header: http.Header{"Content-Type": {h.ContentType}}, Body: body}
+	a := &struct {
+		Answer
+		kind [1]string
+	}{Answer{Status: h.Status, Body: body}, [1]string{h.ContentType}}
+	a.Header = http.Header{"Content-Type": a.kind[:]}
+	return &a.Answer
 }
 
 // releaseLater lets go of what a stream holds, if it still does, when its time has come.

@@ -10,15 +10,39 @@ import (
 
 // startedEvent and failEvent are the contract's events as they are journalled.
 type startedEvent struct {
-	Job     string `json:"job_id"`
-	Model   string `json:"model"`
-	Worker  string `json:"worker_id"`
-	Node    string `json:"node"`
-	Attempt int    `json:"attempt"`
-	At      string `json:"started_at"`
-	Created int64  `json:"created,omitempty"` // what follows is not shown to readers
-	As      string `json:"as,omitempty"`      // chat or completion: what the job's own client reads
-	Usage   bool   `json:"usage,omitempty"`   // and whether it asked for a chunk with the usage
+	Job     string
+	Model   string
+	Worker  string
+	Node    string
+	Attempt int
+	Created int64  // what follows is not shown to readers
+	As      string // chat or completion: what the job's own client reads
+	Usage   bool   // and whether it asked for a chunk with the usage
+}
+
+func decodeStarted(data []byte) (e startedEvent, ok bool) {
+	ok = eachField(data, func(k, v []byte) bool {
+		switch string(k) {
+		case "job_id":
+			e.Job = unquote(v)
+		case "model":
+			e.Model = unquote(v)
+		case "worker_id":
+			e.Worker = unquote(v)
+		case "node":
+			e.Node = unquote(v)
+		case "attempt":
+			e.Attempt = number(v)
+		case "created":
+			e.Created = int64(number(v))
+		case "as":
+			e.As = unquote(v)
+		case "usage":
+			e.Usage = string(v) == "true"
+		}
+		return true
+	})
+	return e, ok
 }
 
 type failEvent struct {
@@ -26,7 +50,13 @@ type failEvent struct {
 	Message string `json:"message"`
 }
 
-const stamp = "2006-01-02T15:04:05.000Z07:00"
+// appendStamp writes a time as RFC 3339 does, in UTC, with three digits behind the second.
+func appendStamp(b []byte, t time.Time) []byte {
+	t = t.UTC()
+	b = t.AppendFormat(b, time.RFC3339) // a format with a way of its own inside the time package
+	ms := t.Nanosecond() / 1e6
+	return append(b[:len(b)-1], '.', byte('0'+ms/100), byte('0'+ms/10%10), byte('0'+ms%10), 'Z')
+}
 
 func decodeEnd(data []byte) Result {
 	var r Result
@@ -51,17 +81,26 @@ func decodeEnd(data []byte) Result {
 	return r
 }
 
-// reasonOf decodes a finish reason; the usual ones cost nothing.
+// reasonOf decodes a finish reason.
 func reasonOf(raw []byte) string {
 	switch string(raw) {
-	case `"stop"`:
-		return "stop"
-	case `"length"`:
-		return "length"
-	case `"tool_calls"`:
-		return "tool_calls"
+	case `"stop"`, `"length"`, `"tool_calls"`:
+		return reason(inner(raw))
 	}
 	return unquote(raw)
+}
+
+// reason is a finish reason as it was between its quotes; the usual ones cost nothing.
+func reason(b []byte) string {
+	switch string(b) {
+	case "stop":
+		return "stop"
+	case "length":
+		return "length"
+	case "tool_calls":
+		return "tool_calls"
+	}
+	return string(b)
 }
 
 func decodeFailure(data []byte) *Error {
@@ -100,8 +139,8 @@ func (s *Stream) Started(ctx context.Context, workerID, node string, attempt int
 }
 
 func (st *writerState) noteStarted(data []byte) (worker, node string, was asked) {
-	var e startedEvent
-	if json.Unmarshal(data, &e) != nil {
+	e, ok := decodeStarted(data)
+	if !ok {
 		return "", "", was
 	}
 	st.noteAttempt(&e)
@@ -128,7 +167,7 @@ func (e *startedEvent) append(b []byte) []byte {
 	b = quote(append(b, `,"worker_id":`...), e.Worker)
 	b = quote(append(b, `,"node":`...), e.Node)
 	b = strconv.AppendInt(append(b, `,"attempt":`...), int64(e.Attempt), 10)
-	b = append(time.Now().UTC().AppendFormat(append(b, `,"started_at":"`...), stamp), '"')
+	b = append(appendStamp(append(b, `,"started_at":"`...), time.Now()), '"')
 	if e.Created != 0 {
 		b = strconv.AppendInt(append(b, `,"created":`...), e.Created, 10)
 	}
@@ -269,7 +308,8 @@ func (o *Outcome) takeBody(protocol Protocol, body []byte) error {
 	if protocol == Bytes {
 		return nil
 	}
-	c, ok := parseChunk(body)
+	var c chunk
+	ok := c.fields(body)
 	known := protocol == Chat || protocol == Completion
 	switch {
 	case !ok && known:
@@ -280,7 +320,7 @@ func (o *Outcome) takeBody(protocol Protocol, body []byte) error {
 		o.WorkerError = workerError(c.err)
 		return o.WorkerError
 	}
-	o.Finish = string(c.choice.finish)
+	o.Finish = reason(finishOf(c.choices))
 	var u usage
 	c.readUsage(&u)
 	o.PromptTokens, o.CachedTokens, o.OutputTokens = u.prompt, u.cached, u.output
