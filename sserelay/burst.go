@@ -6,6 +6,9 @@ type burst struct {
 	data  []byte
 	metas []uint32
 	ends  []int // of each frame in data
+
+	header bodyHeader // of the last body frame in a group that is held
+	body   []byte     // its bytes, as the worker's connection gave them
 }
 
 const (
@@ -22,7 +25,7 @@ func (b *burst) add(m Meta, data []byte) {
 func (b *burst) full() bool { return len(b.metas) >= burstFrames || len(b.data) >= burstBytes }
 
 // reset empties the burst.
-func (b *burst) reset() { b.data, b.metas, b.ends = b.data[:0], b.metas[:0], b.ends[:0] }
+func (b *burst) reset() { *b = burst{data: b.data[:0], metas: b.metas[:0], ends: b.ends[:0]} }
 
 // burst returns memory for the frames of one read: a stream that waits for its worker holds none.
 func (h *Hub) burst() *burst {
@@ -30,6 +33,12 @@ func (h *Hub) burst() *burst {
 		return b
 	}
 	return &burst{}
+}
+
+// putBurst takes it back.
+func (h *Hub) putBurst(b *burst) {
+	b.reset()
+	h.bursts.Put(b)
 }
 
 // Bulk is a Journal that takes several frames at once: metas and ends have one element a frame, the frames stand one after
@@ -45,6 +54,7 @@ func (s *Stream) emitBurst(b *burst) error {
 	if s.ended || s.replay {
 		return ErrEnded
 	}
+	s.letGo()
 	at := 0
 	for i, end := range b.ends {
 		s.state.note(Meta(b.metas[i]), b.data[at:end])
@@ -53,7 +63,14 @@ func (s *Stream) emitBurst(b *burst) error {
 	s.bufferAll(b)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if at = 0; len(b.ends) > 1 {
+	s.push(b)
+	return nil
+}
+
+// push puts a burst in front of the readers; mu is held.
+func (s *Stream) push(b *burst) {
+	at := 0
+	if len(b.ends) > 1 {
 		s.win.grow(len(b.data), len(b.ends), s.hub.o.Window)
 	}
 	for i, end := range b.ends {
@@ -62,7 +79,6 @@ func (s *Stream) emitBurst(b *burst) error {
 		s.next++
 		at = end
 	}
-	return nil
 }
 
 // bufferAll journals a burst, whose readers get it whatever happens to the journal.

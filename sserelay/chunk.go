@@ -3,6 +3,7 @@ package sserelay
 import (
 	"bytes"
 	"encoding/json"
+	"unicode/utf8"
 )
 
 // chunk is what one event of a worker holds, as raw JSON that aliases the event.
@@ -41,6 +42,21 @@ func parseChunk(data []byte) (c chunk, ok bool) {
 		c.done = true
 		return c, true
 	}
+	if ok = c.fields(data); !ok {
+		return c, false
+	}
+	eachElement(c.choices, func(v []byte) bool {
+		if c.count == 0 {
+			c.choice = parseChoice(v)
+		}
+		c.count++
+		return true
+	})
+	return c, true
+}
+
+// fields reads the members of a chunk or of a whole answer, but for its choices; ok is false when it is not a JSON object.
+func (c *chunk) fields(data []byte) (ok bool) {
 	ok = eachField(data, func(k, v []byte) bool {
 		switch string(k) {
 		case "id":
@@ -64,23 +80,31 @@ func parseChunk(data []byte) (c chunk, ok bool) {
 		}
 		return true
 	})
-	if !ok {
-		return c, false
-	}
 	if isNull(c.err) {
 		c.err = nil
 	}
 	if isNull(c.usage) {
 		c.usage = nil
 	}
-	eachElement(c.choices, func(v []byte) bool {
-		if c.count == 0 {
-			c.choice = parseChoice(v)
+	return ok
+}
+
+// finishOf returns why the first of the choices ended, where it says so.
+func finishOf(choices []byte) (finish []byte) {
+	i := skipSpace(choices, 0)
+	if i >= len(choices) || choices[i] != '[' {
+		return nil
+	}
+	if i = skipSpace(choices, i+1); i >= len(choices) || choices[i] != '{' {
+		return nil
+	}
+	skipObject(choices, i, 1, func(k, v []byte) bool {
+		if string(k) == "finish_reason" {
+			finish = inner(v)
 		}
-		c.count++
 		return true
 	})
-	return c, true
+	return finish
 }
 
 // parseChoice reads one element of choices, streamed or whole.
@@ -189,12 +213,20 @@ func (c *chunk) readUsage(u *usage) {
 	if c.usage == nil {
 		return
 	}
-	u.seen = true
-	u.prompt = number(member(c.usage, "prompt_tokens"))
-	u.output = number(member(c.usage, "completion_tokens"))
-	if d := member(member(c.usage, "prompt_tokens_details"), "cached_tokens"); d != nil {
-		u.cached = number(d)
-	}
+	u.seen, u.prompt, u.output = true, 0, 0
+	eachField(c.usage, func(k, v []byte) bool {
+		switch string(k) {
+		case "prompt_tokens":
+			u.prompt = number(v)
+		case "completion_tokens":
+			u.output = number(v)
+		case "prompt_tokens_details":
+			if d := member(v, "cached_tokens"); d != nil {
+				u.cached = number(d)
+			}
+		}
+		return true
+	})
 }
 
 // workerError turns a raw error value into a typed one; it is an object or a string.
@@ -226,6 +258,9 @@ func unquote(raw []byte) string {
 	var s string
 	if raw[0] != '"' {
 		return string(raw)
+	}
+	if plainEnd(raw, 1) == len(raw)-1 && utf8.Valid(raw) {
+		return string(raw[1 : len(raw)-1])
 	}
 	if json.Unmarshal(raw, &s) != nil {
 		return ""

@@ -446,9 +446,8 @@ func (c *copier) intake() {
 		if c.err == nil {
 			c.err = c.s.emitBurst(b)
 		}
-		b.reset()
 		c.burst = nil
-		c.s.hub.bursts.Put(b)
+		c.s.hub.putBurst(b)
 	}
 }
 

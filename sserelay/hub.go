@@ -80,9 +80,11 @@ type Hub struct {
 	passing func() // passAll: a method value costs an allocation each time it is made
 	expiry  sync.Mutex
 	over    []expiring // finished streams that are still in memory, the oldest first
+	holds   sync.Mutex
+	holding []expiring // streams whose frames may be held, likewise
 }
 
-// expiring is a finished stream and when it may leave memory.
+// expiring is a stream and when it may leave memory, or is held no longer.
 type expiring struct {
 	s  *Stream
 	at time.Time
@@ -160,8 +162,8 @@ func (h *Hub) Replay(ctx context.Context, job string) (*Stream, error) {
 		return nil, notFound(job)
 	}
 	if !s.ended {
-		s.ended, s.broken = true, true
-		close(s.done)
+		s.broken = true
+		s.over()
 	}
 	return s, nil
 }

@@ -2,6 +2,8 @@ package sserelay
 
 import (
 	"bytes"
+	"encoding/binary"
+	"math/bits"
 	"strconv"
 )
 
@@ -51,7 +53,7 @@ func skipLiteral(b []byte, i int, want string) int {
 
 // skipString checks the string whose opening quote is at i.
 func skipString(b []byte, i int) int {
-	for i++; i < len(b); i++ {
+	for i = plainEnd(b, i+1); i < len(b); i = plainEnd(b, i+1) {
 		switch c := b[i]; {
 		case c == '"':
 			return i + 1
@@ -77,6 +79,25 @@ func skipString(b []byte, i int) int {
 		}
 	}
 	return -1
+}
+
+// plainEnd returns the index of the first byte at or after i that means something inside a string, or is not allowed there:
+// a quote, a backslash, a control character.
+func plainEnd(b []byte, i int) int {
+	const ones, tops = 0x0101010101010101, 0x8080808080808080
+	for ; i+8 <= len(b); i += 8 { // eight bytes at once; the lowest bit that is set is right, those above it may not be
+		w := binary.LittleEndian.Uint64(b[i:])
+		q, s := w^ones*'"', w^ones*'\\'
+		if m := ((w-ones*' ')&^w | (q-ones)&^q | (s-ones)&^s) & tops; m != 0 {
+			return i + bits.TrailingZeros64(m)/8
+		}
+	}
+	for ; i < len(b); i++ {
+		if c := b[i]; c == '"' || c == '\\' || c < ' ' {
+			return i
+		}
+	}
+	return i
 }
 
 func isHex(c byte) bool {
@@ -258,19 +279,24 @@ func number(v []byte) int {
 func quote(dst []byte, s string) []byte {
 	const hex = "0123456789abcdef"
 	dst = append(dst, '"')
+	from := 0
 	for i := 0; i < len(s); i++ {
-		switch c := s[i]; {
+		c := s[i]
+		if c != '"' && c != '\\' && c >= ' ' {
+			continue
+		}
+		dst = append(dst, s[from:i]...)
+		from = i + 1
+		switch {
 		case c == '"' || c == '\\':
 			dst = append(dst, '\\', c)
 		case c == '\n':
 			dst = append(dst, '\\', 'n')
-		case c < 0x20:
-			dst = append(dst, '\\', 'u', '0', '0', hex[c>>4], hex[c&15])
 		default:
-			dst = append(dst, c)
+			dst = append(dst, '\\', 'u', '0', '0', hex[c>>4], hex[c&15])
 		}
 	}
-	return append(dst, '"')
+	return append(append(dst, s[from:]...), '"')
 }
 
 // oneLine appends raw JSON without the line ends that white space between its parts may hold.

@@ -33,7 +33,10 @@ type memFrame struct {
 	meta      uint32
 }
 
-var _ Journal = (*MemoryJournal)(nil)
+var (
+	_ Journal = (*MemoryJournal)(nil)
+	_ Bulk    = (*MemoryJournal)(nil)
+)
 
 // NewMemoryJournal returns an empty journal.
 func NewMemoryJournal(o MemoryOptions) *MemoryJournal {
@@ -50,6 +53,11 @@ func (j *MemoryJournal) Append(_ context.Context, job string, seq uint64, meta u
 
 // Buffer stores a frame.
 func (j *MemoryJournal) Buffer(job string, seq uint64, meta uint32, data []byte) error {
+	return j.BufferAll(job, seq, []uint32{meta}, []int{len(data)}, data)
+}
+
+// BufferAll stores several frames of a job, one after the other in data.
+func (j *MemoryJournal) BufferAll(job string, first uint64, metas []uint32, ends []int, data []byte) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	e := j.jobs[job]
@@ -57,13 +65,17 @@ func (j *MemoryJournal) Buffer(job string, seq uint64, meta uint32, data []byte)
 		e = &memJob{}
 		j.jobs[job] = e
 	}
-	if want := uint64(len(e.frames)) + 1; seq != want {
-		return fmt.Errorf("frame %d of job %s does not follow frame %d", seq, job, want-1)
+	if want := uint64(len(e.frames)) + 1; first != want {
+		return fmt.Errorf("frame %d of job %s does not follow frame %d", first, job, want-1)
 	}
-	e.frames = append(e.frames, memFrame{off: len(e.bytes), size: len(data), meta: meta})
+	off, at, over := len(e.bytes), 0, false
 	e.bytes = append(e.bytes, data...)
+	for i, end := range ends {
+		e.frames = append(e.frames, memFrame{off: off + at, size: end - at, meta: metas[i]})
+		at, over = end, over || Meta(metas[i]).Terminal()
+	}
 	e.at = time.Now()
-	if Meta(meta).Terminal() && !e.ended {
+	if over && !e.ended {
 		e.ended = true
 		j.finished = append(j.finished, job)
 		j.evict()

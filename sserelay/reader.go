@@ -9,8 +9,8 @@ import (
 
 // reader is one follower of a stream.
 type reader struct {
-	pos      uint64 // next frame it wants; guarded by the stream's mu
-	wake     chan struct{}
+	pos      uint64        // next frame it wants; guarded by the stream's mu
+	wake     chan struct{} // nil before it waits
 	whole    bool          // it wants the whole answer, and has shown nobody any of it
 	sv       *server       // its server while the writer may use it; guarded by mu
 	patience time.Duration // how long the writer still waits for it; guarded by mu
@@ -26,12 +26,27 @@ type progress struct {
 func (s *Stream) join(whole bool) *reader {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	r := &reader{pos: 1, wake: make(chan struct{}, 1), whole: whole, patience: patience}
+	r := &s.own
+	if s.owned {
+		r = new(reader)
+	}
+	s.owned = true
+	*r = reader{pos: 1, whole: whole, patience: patience}
+	if s.readers == nil {
+		s.readers = s.first[:0]
+	}
 	s.readers = append(s.readers, r)
 	if s.idleShut {
-		s.idle, s.idleShut = make(chan struct{}), false
+		s.idle, s.idleShut = nil, false
 	}
 	return r
+}
+
+// listen gives a reader what wakes it: it will wait. It sees all that came before.
+func (s *Stream) listen(r *reader) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r.wake = make(chan struct{}, 1)
 }
 
 // leave removes a reader; the last one shuts the idle channel.
@@ -42,7 +57,9 @@ func (s *Stream) leave(r *reader) {
 		s.readers = slices.Delete(s.readers, i, i+1)
 	}
 	if len(s.readers) == 0 && !s.idleShut {
-		close(s.idle)
+		if s.idle != nil {
+			close(s.idle)
+		}
 		s.idleShut = true
 		if fn := s.onIdle; fn != nil {
 			s.onIdle = nil
@@ -75,6 +92,12 @@ func (s *Stream) Readers() int {
 func (s *Stream) Idle() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.idle == nil {
+		s.idle = make(chan struct{})
+		if s.idleShut {
+			close(s.idle)
+		}
+	}
 	return s.idle
 }
 

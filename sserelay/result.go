@@ -22,9 +22,14 @@ func (s *Stream) Result(ctx context.Context, v View) (*Answer, error) {
 	defer s.leave(r)
 	if v.Carry != nil {
 		stop := context.AfterFunc(ctx, func() { s.leave(r) })
-		v.Carry()
+		group := s.carry(v.Carry)
 		stop()
+		if group != nil {
+			return s.answerOf(group, v)
+		}
 	}
+	s.listen(r)
+	s.uncover()
 	g := s.newGatherer(v)
 	for {
 		p, err := s.scan(ctx, r, g.take)
@@ -207,14 +212,10 @@ func joinArray(dst, array []byte) []byte {
 
 // answer writes the body.
 func (g *gatherer) answer() *Answer {
-	a := &Answer{Status: http.StatusOK, Header: http.Header{"Content-Type": {"application/json"}}}
 	if g.whole != nil {
-		a.Status, a.Body = g.whole.Status, g.body
-		if g.whole.ContentType != "" {
-			a.Header.Set("Content-Type", g.whole.ContentType)
-		}
-		return a
+		return wholeAnswer(*g.whole, g.body)
 	}
+	a := &Answer{Status: http.StatusOK, Header: http.Header{"Content-Type": {"application/json"}}}
 	if g.started != nil {
 		g.note(newMeta(KindStarted, None, 0, 0), g.started)
 	}

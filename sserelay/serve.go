@@ -47,6 +47,8 @@ type server struct {
 // the reader has gone.
 func (s *Stream) Serve(ctx context.Context, w http.ResponseWriter, v View) error {
 	r := s.join(false)
+	s.listen(r)
+	s.uncover()
 	staying := false
 	defer func() {
 		if !staying {

@@ -17,18 +17,25 @@ type Stream struct {
 
 	wmu   sync.Mutex // held while a frame is taken in: frames keep their order on the way to the journal
 	state writerState
+	held  *burst // the frames so far of an answer that may be over soon; guarded by wmu
 
 	mu        sync.Mutex
 	win       window
 	next      uint64 // number of the next frame
 	readers   []*reader
+	own       reader        // the first of them
+	first     [1]*reader    // where readers begins
+	owned     bool          // own is, or was, in use
+	carried   bool          // the only reader waits for the whole answer, on the goroutine that writes
+	kept      int           // frames in held
+	group     *burst        // all frames of a stream that has ended, until its carrier takes them
 	room      chan struct{} // a reader moved while the writer waits
 	waiting   bool
-	parked    bool // the writing side must not be held up
-	idle      chan struct{}
+	parked    bool          // the writing side must not be held up
+	idle      chan struct{} // nil until somebody asks for it
 	idleShut  bool
 	onIdle    func()
-	done      chan struct{}
+	done      chan struct{} // likewise
 	ended     bool
 	broken    bool // ended without a terminal frame
 	down      bool // ended for readers by a shutdown
@@ -98,17 +105,32 @@ type Result struct {
 }
 
 func newStream(h *Hub, id string, o StreamOptions) *Stream {
-	return &Stream{
-		hub: h, id: id, o: o, asked: asked{o.Format, o.IncludeUsage}, next: 1, win: window{base: 1},
-		idle: make(chan struct{}), done: make(chan struct{}),
-	}
+	return &Stream{hub: h, id: id, o: o, asked: asked{o.Format, o.IncludeUsage}, next: 1, win: window{base: 1}}
 }
 
 // ID returns the job's id.
 func (s *Stream) ID() string { return s.id }
 
 // Done is closed when the stream has ended.
-func (s *Stream) Done() <-chan struct{} { return s.done }
+func (s *Stream) Done() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.done == nil {
+		s.done = make(chan struct{})
+		if s.ended {
+			close(s.done)
+		}
+	}
+	return s.done
+}
+
+// over marks the end; mu is held, or nobody else knows the stream yet.
+func (s *Stream) over() {
+	s.ended = true
+	if s.done != nil {
+		close(s.done)
+	}
+}
 
 // Ended reports whether the stream has ended, and how: err is nil after End, and has a code after Fail.
 func (s *Stream) Ended() (ended bool, r Result, err error) {
@@ -131,7 +153,7 @@ func (s *Stream) Worker() (id, node string) {
 func (s *Stream) Frames() uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.next - 1
+	return s.next - 1 + uint64(s.kept)
 }
 
 // emit takes in one frame, first into the journal, then to the readers. For a detached stream a frame that can't be
@@ -140,6 +162,7 @@ func (s *Stream) emit(ctx context.Context, m Meta, data []byte, wake bool) error
 	if s.ended || s.replay {
 		return ErrEnded
 	}
+	s.letGo()
 	// A frame that does not fit the window must be readable from the journal before it is announced.
 	first := s.o.Detached || len(data) > s.hub.o.Window
 	seq := s.next
@@ -207,7 +230,8 @@ func (s *Stream) publish(m Meta, data []byte, wake bool) {
 	}
 	s.next++
 	if m.Terminal() {
-		s.finish(m, data)
+		s.noteTerminal(m, data)
+		s.finish()
 	}
 	if wake || m.Terminal() {
 		s.wake(m.Kind() != KindStarted)
@@ -233,11 +257,9 @@ func (s *Stream) trim(n int) {
 	}
 }
 
-// finish marks the end; mu is held.
-func (s *Stream) finish(m Meta, data []byte) {
-	s.ended = true
-	s.noteTerminal(m, data)
-	close(s.done)
+// finish takes leave of the stream; mu is held.
+func (s *Stream) finish() {
+	s.over()
 	if s.state.body && !s.o.Detached {
 		s.hub.forget(s) // who has not read a short answer yet finds it in the journal
 		return
@@ -301,9 +323,8 @@ func (s *Stream) restore(ctx context.Context) error {
 				s.asked = was
 			}
 		case m.Terminal() && !s.ended:
-			s.ended = true
 			s.noteTerminal(m, data)
-			close(s.done)
+			s.over()
 		}
 		return nil
 	})

@@ -10,15 +10,39 @@ import (
 
 // startedEvent and failEvent are the contract's events as they are journalled.
 type startedEvent struct {
-	Job     string `json:"job_id"`
-	Model   string `json:"model"`
-	Worker  string `json:"worker_id"`
-	Node    string `json:"node"`
-	Attempt int    `json:"attempt"`
-	At      string `json:"started_at"`
-	Created int64  `json:"created,omitempty"` // what follows is not shown to readers
-	As      string `json:"as,omitempty"`      // chat or completion: what the job's own client reads
-	Usage   bool   `json:"usage,omitempty"`   // and whether it asked for a chunk with the usage
+	Job     string
+	Model   string
+	Worker  string
+	Node    string
+	Attempt int
+	Created int64  // what follows is not shown to readers
+	As      string // chat or completion: what the job's own client reads
+	Usage   bool   // and whether it asked for a chunk with the usage
+}
+
+func decodeStarted(data []byte) (e startedEvent, ok bool) {
+	ok = eachField(data, func(k, v []byte) bool {
+		switch string(k) {
+		case "job_id":
+			e.Job = unquote(v)
+		case "model":
+			e.Model = unquote(v)
+		case "worker_id":
+			e.Worker = unquote(v)
+		case "node":
+			e.Node = unquote(v)
+		case "attempt":
+			e.Attempt = number(v)
+		case "created":
+			e.Created = int64(number(v))
+		case "as":
+			e.As = unquote(v)
+		case "usage":
+			e.Usage = string(v) == "true"
+		}
+		return true
+	})
+	return e, ok
 }
 
 type failEvent struct {
@@ -26,7 +50,13 @@ type failEvent struct {
 	Message string `json:"message"`
 }
 
-const stamp = "2006-01-02T15:04:05.000Z07:00"
+// appendStamp writes a time as RFC 3339 does, in UTC, with three digits behind the second.
+func appendStamp(b []byte, t time.Time) []byte {
+	t = t.UTC()
+	b = t.AppendFormat(b, time.RFC3339) // a format with a way of its own inside the time package
+	ms := t.Nanosecond() / 1e6
+	return append(b[:len(b)-1], '.', byte('0'+ms/100), byte('0'+ms/10%10), byte('0'+ms%10), 'Z')
+}
 
 func decodeEnd(data []byte) Result {
 	var r Result
@@ -51,17 +81,26 @@ func decodeEnd(data []byte) Result {
 	return r
 }
 
-// reasonOf decodes a finish reason; the usual ones cost nothing.
+// reasonOf decodes a finish reason.
 func reasonOf(raw []byte) string {
 	switch string(raw) {
-	case `"stop"`:
-		return "stop"
-	case `"length"`:
-		return "length"
-	case `"tool_calls"`:
-		return "tool_calls"
+	case `"stop"`, `"length"`, `"tool_calls"`:
+		return reason(inner(raw))
 	}
 	return unquote(raw)
+}
+
+// reason is a finish reason as it was between its quotes; the usual ones cost nothing.
+func reason(b []byte) string {
+	switch string(b) {
+	case "stop":
+		return "stop"
+	case "length":
+		return "length"
+	case "tool_calls":
+		return "tool_calls"
+	}
+	return string(b)
 }
 
 func decodeFailure(data []byte) *Error {
@@ -87,18 +126,21 @@ func (s *Stream) Started(ctx context.Context, workerID, node string, attempt int
 	case FormatCompletion:
 		e.As = "completion"
 	}
-	data := e.append(make([]byte, 0, 256))
 	s.mu.Lock()
 	s.worker, s.node = workerID, node
 	s.ephemeral.queued = 0
 	s.mu.Unlock()
 	s.state.noteAttempt(&e)
-	return s.emit(ctx, newMeta(KindStarted, None, 0, 0), data, true)
+	m := newMeta(KindStarted, None, 0, 0)
+	if s.keep(m, 0, e.append) {
+		return nil
+	}
+	return s.emit(ctx, m, e.append(make([]byte, 0, 256)), true)
 }
 
 func (st *writerState) noteStarted(data []byte) (worker, node string, was asked) {
-	var e startedEvent
-	if json.Unmarshal(data, &e) != nil {
+	e, ok := decodeStarted(data)
+	if !ok {
 		return "", "", was
 	}
 	st.noteAttempt(&e)
@@ -125,7 +167,7 @@ func (e *startedEvent) append(b []byte) []byte {
 	b = quote(append(b, `,"worker_id":`...), e.Worker)
 	b = quote(append(b, `,"node":`...), e.Node)
 	b = strconv.AppendInt(append(b, `,"attempt":`...), int64(e.Attempt), 10)
-	b = append(time.Now().UTC().AppendFormat(append(b, `,"started_at":"`...), stamp), '"')
+	b = append(appendStamp(append(b, `,"started_at":"`...), time.Now()), '"')
 	if e.Created != 0 {
 		b = strconv.AppendInt(append(b, `,"created":`...), e.Created, 10)
 	}
@@ -145,13 +187,25 @@ func (s *Stream) End(ctx context.Context, r Result) error {
 	if r.Finish == "" {
 		r.Finish = "stop"
 	}
-	b := make([]byte, 0, 128)
+	if r.Decode = r.Decode.Truncate(time.Millisecond); s.keep(metaEnd, 0, r.append) {
+		s.endGroup(r, nil)
+		return nil
+	}
+	return s.emit(ctx, metaEnd, r.append(make([]byte, 0, 128)), true)
+}
+
+const (
+	metaEnd  = Meta(KindEnd)
+	metaFail = Meta(KindError)
+)
+
+// append writes the event.
+func (r *Result) append(b []byte) []byte {
 	b = strconv.AppendInt(append(b, `{"tokens_out":`...), int64(r.OutputTokens), 10)
 	b = strconv.AppendInt(append(b, `,"prompt_tokens":`...), int64(r.PromptTokens), 10)
 	b = strconv.AppendInt(append(b, `,"cached_tokens":`...), int64(r.CachedTokens), 10)
 	b = strconv.AppendInt(append(b, `,"decode_time_ms":`...), r.Decode.Milliseconds(), 10)
-	b = append(quote(append(b, `,"stop_reason":`...), r.Finish), '}')
-	return s.emit(ctx, newMeta(KindEnd, None, 0, 0), b, true)
+	return append(quote(append(b, `,"stop_reason":`...), r.Finish), '}')
 }
 
 // Fail ends the stream with an error. It returns ErrEnded when the stream has its terminal frame already.
@@ -162,7 +216,11 @@ func (s *Stream) Fail(ctx context.Context, code, message string) error {
 	if err != nil {
 		return err
 	}
-	return s.emit(ctx, newMeta(KindError, None, 0, 0), data, true)
+	if s.keep(metaFail, 0, func(b []byte) []byte { return append(b, data...) }) {
+		s.endGroup(Result{}, decodeFailure(data))
+		return nil
+	}
+	return s.emit(ctx, metaFail, data, true)
 }
 
 // shutdown ends the stream for its readers; only an attached one gets a terminal frame in the journal.
@@ -177,8 +235,8 @@ func (s *Stream) shutdown(ctx context.Context) error {
 	if s.ended {
 		return ErrEnded
 	}
-	s.ended, s.broken, s.down = true, true, true
-	close(s.done)
+	s.broken, s.down = true, true
+	s.over()
 	s.expireLater()
 	s.wake(true)
 	return nil
@@ -213,7 +271,8 @@ type bodyHeader struct {
 
 // Body takes a whole non-streamed answer of a worker. protocol tells what its JSON is: Chat, Completion, Raw for any
 // other endpoint's JSON, Bytes for anything else. End or Fail follows from the caller. With a status of 400 or more
-// it is the worker's refusal: a reader that has seen nothing yet gets it as it is once Fail follows.
+// it is the worker's refusal: a reader that has seen nothing yet gets it as it is once Fail follows. body is not to be changed any more:
+// a reader may be given it as it is.
 func (s *Stream) Body(ctx context.Context, protocol Protocol, status int, header http.Header, body []byte) (Outcome, error) {
 	now := time.Now()
 	out := Outcome{First: now, Last: now, Complete: true}
@@ -225,12 +284,17 @@ func (s *Stream) Body(ctx context.Context, protocol Protocol, status int, header
 	} else {
 		flags = flagRefusal
 	}
-	frame := append(appendHeader(make([]byte, 0, 128+len(body)), status, header.Get("Content-Type")), body...)
+	h := bodyHeader{status, header.Get("Content-Type")}
+	frame := func(b []byte) []byte { return append(appendHeader(b, h.Status, h.ContentType), body...) }
 	s.wmu.Lock()
 	defer s.wmu.Unlock()
 	m := newMeta(KindBody, protocol, flags, out.OutputTokens)
-	s.state.note(m, frame)
-	return out, s.emit(ctx, m, frame, false) // End or Fail follows, and wakes the readers
+	s.state.note(m, nil)
+	if s.keep(m, len(body), frame) {
+		s.held.header, s.held.body = h, body
+		return out, nil
+	}
+	return out, s.emit(ctx, m, frame(make([]byte, 0, 128+len(body))), false) // End or Fail follows, and wakes the readers
 }
 
 // appendHeader writes the first line of a body frame.
@@ -244,7 +308,8 @@ func (o *Outcome) takeBody(protocol Protocol, body []byte) error {
 	if protocol == Bytes {
 		return nil
 	}
-	c, ok := parseChunk(body)
+	var c chunk
+	ok := c.fields(body)
 	known := protocol == Chat || protocol == Completion
 	switch {
 	case !ok && known:
@@ -255,7 +320,7 @@ func (o *Outcome) takeBody(protocol Protocol, body []byte) error {
 		o.WorkerError = workerError(c.err)
 		return o.WorkerError
 	}
-	o.Finish = string(c.choice.finish)
+	o.Finish = reason(finishOf(c.choices))
 	var u usage
 	c.readUsage(&u)
 	o.PromptTokens, o.CachedTokens, o.OutputTokens = u.prompt, u.cached, u.output

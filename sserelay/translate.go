@@ -23,8 +23,8 @@ func (t *translator) note(m Meta, data []byte) {
 	if m.Kind() != KindStarted || t.started {
 		return
 	}
-	var e startedEvent
-	if json.Unmarshal(data, &e) != nil {
+	e, ok := decodeStarted(data)
+	if !ok {
 		return
 	}
 	t.started = true

@@ -2,7 +2,6 @@ package sqlitequeue
 
 import (
 	"context"
-	"slices"
 
 	"github.com/queen-rbee/queen-rbee/queue"
 )
@@ -32,7 +31,7 @@ func (j *Journal) Buffer(job string, seq uint64, meta uint32, data []byte) error
 	if err != nil {
 		return err
 	}
-	if len(b.buf) < 64<<10 || j.writing {
+	if len(b.buf) < writeEarly || j.writing {
 		j.mu.Unlock()
 		return nil
 	}
@@ -51,23 +50,54 @@ func (j *Journal) BufferAll(job string, first uint64, metas []uint32, ends []int
 	if err != nil {
 		return err
 	}
-	defer j.mu.Unlock()
 	switch {
 	case first != s.queued+1 || s.whole:
+		defer j.mu.Unlock()
 		return queue.OutOfOrder(job, first, s.queued)
 	case j.unsettled > maxUnsettled || len(j.batch.buf) > maxParked:
 		j.wakeSettle()
+		j.mu.Unlock()
 		return queue.ErrStorageFull
 	}
-	if s.raw != nil {
-		s.raw = slices.Grow(s.raw, len(data))
+	if j.putAll(s, first, metas, ends, data); len(j.batch.buf) < writeEarly || j.writing {
+		j.mu.Unlock()
+		return nil
 	}
-	at := 0
+	j.writing = true
+	_ = j.lead()
+	return nil
+}
+
+// writeEarly is how much is buffered at most before it is written.
+const writeEarly = 64 << 10
+
+// putAll puts frames that follow a stream's last one into the forming batch, for readers to see. j.mu is held.
+func (j *Journal) putAll(s *stream, first uint64, metas []uint32, ends []int, data []byte) {
+	if len(metas) < 2 || len(metas) > groupMost || s.queued != s.last { // the last: something before them is not visible yet
+		at := 0
+		for i, end := range ends {
+			j.put(s, first+uint64(i), metas[i], data[at:end], true)
+			at = end
+		}
+		return
+	}
+	b, last := j.batch, first+uint64(len(metas))-1
+	r := batchRec{s: s, seq: last, meta: metas[len(metas)-1], start: len(b.buf), applied: true}
+	b.buf = appendGroupRecord(b.buf, s.job, first, metas, ends, data)
+	r.end = len(b.buf)
+	r.off = r.end - len(data)
+	b.recs = append(b.recs, r)
+	if s.raw == nil {
+		j.room(s, len(data), len(metas), first == 1 && j.o.Ended(r.meta))
+	}
+	at, off := 0, len(s.raw)
+	s.raw = append(s.raw, data...)
 	for i, end := range ends {
-		j.put(s, first+uint64(i), metas[i], data[at:end], true)
+		s.refs = append(s.refs, frameRef{meta: metas[i], off: off + at, n: end - at})
 		at = end
 	}
-	return nil
+	s.queued = last
+	j.shown(s, last, r.meta, len(data)+64*len(metas))
 }
 
 // add puts a frame into the forming batch and returns with j.mu held, unless it fails.
@@ -112,12 +142,17 @@ func (j *Journal) put(s *stream, seq uint64, meta uint32, data []byte, visible b
 // show makes a frame visible to readers. j.mu is held.
 func (j *Journal) show(s *stream, seq uint64, meta uint32, data []byte) {
 	if s.raw == nil {
-		j.room(s, len(data))
+		j.room(s, len(data), 1, false)
 	}
 	s.refs = append(s.refs, frameRef{meta: meta, off: len(s.raw), n: len(data)})
 	s.raw = append(s.raw, data...)
-	s.last, s.meta, s.epoch, s.idle = seq, meta, j.epoch, 0
-	j.unsettled += len(data) + 64
+	j.shown(s, seq, meta, len(data)+64)
+}
+
+// shown notes up to where readers see a stream, which weighs n more now. j.mu is held.
+func (j *Journal) shown(s *stream, last uint64, meta uint32, n int) {
+	s.last, s.meta, s.epoch, s.idle = last, meta, j.epoch, 0
+	j.unsettled += n
 	if j.unsettled > settleEarly {
 		j.wakeSettle()
 	}

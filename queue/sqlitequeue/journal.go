@@ -26,27 +26,31 @@ type Journal struct {
 	o     Options
 	epoch uint64
 
-	mu        sync.Mutex
-	cond      *sync.Cond // writing ended
-	streams   map[string]*stream
-	nextID    int64
-	floor     string // a stream that is not in memory and whose name is above this never had a frame
-	batch     *batch
-	spare     *batch   // empty, to be used again
-	peak      int      // of the batches since shrink
-	free      []frames // likewise
-	freeBytes int      // in free
-	freeUsed  int      // taken out of it since shrink
-	writing   bool
-	tails     [2]*tail
-	active    int
-	gen       uint64
-	flying    *batch // being written
-	written   int64  // bytes in the active tail
-	swapped   bool   // a rotation is under way
-	unsynced  bool   // since the last sync of the active tail
-	unsettled int
-	closed    bool
+	mu                     sync.Mutex
+	cond                   *sync.Cond // writing ended
+	streams                map[string]*stream
+	nextID                 int64
+	floor                  string // a stream that is not in memory and whose name is above this never had a frame
+	batch                  *batch
+	spare                  *batch   // empty, to be used again
+	peak                   int      // of the batches since shrink
+	free                   []frames // likewise
+	freeBytes              int      // in free
+	freeUsed               int      // taken out of it since shrink
+	slab                   frames   // of short streams that were over when they came
+	slabs                  []frames // earlier ones that SQLite does not have
+	goingSlabs, spareSlabs []frames
+	leastSlabs             int // how many were spare at least since shrink
+	writing                bool
+	tails                  [2]*tail
+	active                 int
+	gen                    uint64
+	flying                 *batch // being written
+	written                int64  // bytes in the active tail
+	swapped                bool   // a rotation is under way
+	unsynced               bool   // since the last sync of the active tail
+	unsettled              int
+	closed                 bool
 
 	settleMu            sync.Mutex // one settling at a time
 	chunkBuf, bundleBuf []byte     // settleMu is held
@@ -74,7 +78,8 @@ type stream struct {
 	first     uint64 // number of refs[0]
 	raw       []byte
 	refs      []frameRef
-	room      int // what raw held last time
+	room      int  // what raw held last time
+	shared    bool // raw and refs are parts of a slab
 	settling  *pack
 	more      chan struct{}
 	tailers   int
@@ -84,12 +89,13 @@ type stream struct {
 
 // pack is what is being moved from a stream into SQLite.
 type pack struct {
-	s     *stream
-	first uint64
-	raw   []byte
-	refs  []frameRef
-	last  uint64
-	meta  uint32
+	s      *stream
+	first  uint64
+	raw    []byte
+	refs   []frameRef
+	last   uint64
+	meta   uint32
+	shared bool
 
 	epoch, recovered, before uint64
 }
@@ -142,8 +148,12 @@ const (
 	freeLeast  = 1 << 20
 )
 
-// room gives a stream memory for its next frames. j.mu is held.
-func (j *Journal) room(s *stream, n int) {
+// room gives a stream memory for its next frames, n bytes at first; over says that there are no others. j.mu is held.
+func (j *Journal) room(s *stream, n, count int, over bool) {
+	if over && n <= wholeSize {
+		j.slice(s, n, count)
+		return
+	}
 	if last := len(j.free) - 1; last >= 0 {
 		s.raw, s.refs = j.free[last].raw, j.free[last].refs
 		j.freeBytes -= cap(s.raw)
@@ -153,12 +163,64 @@ func (j *Journal) room(s *stream, n int) {
 		return
 	}
 	s.raw = make([]byte, 0, max(s.room, n, 512))
-	s.refs = make([]frameRef, 0, 4)
+	s.refs = make([]frameRef, 0, max(count, 4))
+}
+
+// Short streams that are over when they come share their memory.
+const (
+	slabSize  = 256 << 10
+	slabRefs  = 1 << 10
+	freeSlabs = 64
+)
+
+// slice gives a stream a part of the slab. j.mu is held.
+func (j *Journal) slice(s *stream, n, count int) {
+	b := &j.slab
+	if cap(b.raw)-len(b.raw) < n || cap(b.refs)-len(b.refs) < count {
+		if b.raw != nil {
+			j.slabs = append(j.slabs, *b)
+		}
+		*b = j.newSlab()
+	}
+	raw, refs := len(b.raw), len(b.refs)
+	b.raw, b.refs = b.raw[:raw+n], b.refs[:refs+count]
+	s.raw, s.refs, s.shared = b.raw[raw:raw:raw+n], b.refs[refs:refs:refs+count], true
+}
+
+func (j *Journal) newSlab() frames {
+	if last := len(j.spareSlabs) - 1; last >= 0 {
+		b := j.spareSlabs[last]
+		j.spareSlabs = j.spareSlabs[:last]
+		j.leastSlabs = min(j.leastSlabs, last)
+		return b
+	}
+	return frames{make([]byte, 0, slabSize), make([]frameRef, 0, slabRefs)}
+}
+
+// closeSlabs keeps the slabs that were used until SQLite has all that is in them. j.mu is held.
+func (j *Journal) closeSlabs() {
+	j.goingSlabs = append(j.goingSlabs, j.slabs...)
+	if len(j.slab.raw) > 0 {
+		j.goingSlabs = append(j.goingSlabs, j.slab)
+		j.slab = frames{}
+	}
+	j.slabs = j.slabs[:0]
+}
+
+// reuseSlabs keeps their memory. j.mu is held.
+func (j *Journal) reuseSlabs() {
+	for _, b := range j.goingSlabs {
+		if len(j.spareSlabs) < freeSlabs {
+			j.spareSlabs = append(j.spareSlabs, frames{b.raw[:0], b.refs[:0]})
+		}
+	}
+	clear(j.goingSlabs)
+	j.goingSlabs = j.goingSlabs[:0]
 }
 
 // giveBack keeps the memory of what SQLite has now. j.mu is held.
 func (j *Journal) giveBack(p *pack) {
-	if len(j.free) < freeFrames && cap(p.raw) > 0 && cap(p.raw) <= freeRaw && j.freeBytes+cap(p.raw) <= freeMost {
+	if !p.shared && len(j.free) < freeFrames && cap(p.raw) > 0 && cap(p.raw) <= freeRaw && j.freeBytes+cap(p.raw) <= freeMost {
 		j.freeBytes += cap(p.raw)
 		j.free = append(j.free, frames{p.raw[:0], p.refs[:0]})
 	}
@@ -202,6 +264,11 @@ func (j *Journal) shrink() {
 		j.free = j.free[:last]
 	}
 	j.freeUsed = 0
+	if n := len(j.spareSlabs) - (j.leastSlabs+1)/2; n < len(j.spareSlabs) {
+		clear(j.spareSlabs[n:])
+		j.spareSlabs = j.spareSlabs[:n]
+	}
+	j.leastSlabs = len(j.spareSlabs)
 	if j.spare != nil && cap(j.spare.buf) > smallBatch && j.peak < cap(j.spare.buf)/4 {
 		j.spare = nil
 	}

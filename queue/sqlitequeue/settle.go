@@ -36,6 +36,7 @@ func (j *Journal) settle() error {
 			j.giveBack(p)
 		}
 		j.packs = nil
+		j.reuseSlabs()
 		j.mu.Unlock()
 	}
 }
@@ -45,19 +46,24 @@ func (j *Journal) collect() []*pack {
 	var packs []*pack
 	for job, s := range j.streams {
 		if len(s.refs) == 0 {
-			if s.idle++; s.idle > idleTicks && s.tailers == 0 && s.queued == s.last {
+			most := idleTicks
+			if s.whole {
+				most = 0 // nothing follows
+			}
+			if s.idle++; s.idle > most && s.tailers == 0 && s.queued == s.last {
 				delete(j.streams, job)
 				s.gone, j.floor = true, max(j.floor, job)
 			}
 			continue
 		}
 		p := &pack{s: s, first: s.first, raw: s.raw, refs: s.refs, last: s.last, meta: s.meta, epoch: s.epoch,
-			recovered: s.recovered, before: s.before}
+			recovered: s.recovered, before: s.before, shared: s.shared}
 		s.settling, s.room = p, len(s.raw)+len(s.raw)/8
 		s.whole = s.queued == s.last && j.isWhole(p)
-		s.first, s.raw, s.refs = s.last+1, nil, nil
+		s.first, s.raw, s.refs, s.shared = s.last+1, nil, nil, false
 		packs = append(packs, p)
 	}
+	j.closeSlabs()
 	return packs
 }
 

@@ -22,6 +22,8 @@ const (
 	recHeader  = 4 + 4
 	recFrame   = 1
 	recDrop    = 2
+	recGroup   = 3 // several frames: after the first one's number how many, then the meta and the size of each, then their bytes
+	groupMost  = 256
 	maxFrame   = 64 << 20
 )
 
@@ -107,7 +109,28 @@ func appendRecord(b []byte, kind byte, job string, seq uint64, meta uint32, data
 	b = append(b, job...)
 	b = binary.AppendUvarint(b, seq)
 	b = binary.AppendUvarint(b, uint64(meta))
-	b = append(b, data...)
+	return sealRecord(append(b, data...), start)
+}
+
+// appendGroupRecord adds several frames as one record.
+func appendGroupRecord(b []byte, job string, first uint64, metas []uint32, ends []int, data []byte) []byte {
+	start := len(b)
+	b = append(b, 0, 0, 0, 0, 0, 0, 0, 0, recGroup)
+	b = binary.AppendUvarint(b, uint64(len(job)))
+	b = append(b, job...)
+	b = binary.AppendUvarint(b, first)
+	b = binary.AppendUvarint(b, uint64(len(metas)))
+	at := 0
+	for i, end := range ends {
+		b = binary.AppendUvarint(b, uint64(metas[i]))
+		b = binary.AppendUvarint(b, uint64(end-at))
+		at = end
+	}
+	return sealRecord(append(b, data...), start)
+}
+
+// sealRecord writes the length and the checksum of the record that begins at start.
+func sealRecord(b []byte, start int) []byte {
 	body := b[start+recHeader:]
 	binary.LittleEndian.PutUint32(b[start:], uint32(len(body)))
 	binary.LittleEndian.PutUint32(b[start+4:], crc32.Checksum(body, castagnoli()))
@@ -162,7 +185,7 @@ func readTail(r io.Reader, fn func(record) error) (torn bool, err error) {
 			return true, ignoreEOF(err)
 		}
 		size := binary.LittleEndian.Uint32(head)
-		if size > maxFrame+4096 {
+		if size > maxFrame+8192 {
 			return true, nil
 		}
 		if uint32(cap(body)) < size {
@@ -179,10 +202,50 @@ func readTail(r io.Reader, fn func(record) error) (torn bool, err error) {
 		if err != nil {
 			return true, nil
 		}
-		if err := fn(rec); err != nil {
-			return false, err
+		if err := rec.each(fn); err != nil {
+			return errors.Is(err, errTorn), ignoreTorn(err)
 		}
 	}
+}
+
+// each calls fn for the frames of a group, or for what the record is otherwise; errTorn is returned before any call.
+func (r record) each(fn func(record) error) error {
+	if r.kind != recGroup {
+		return fn(r)
+	}
+	sizes, total := r.data, 0
+	for range r.meta { // how many
+		meta, k := binary.Uvarint(r.data)
+		if k <= 0 || meta > 1<<32-1 {
+			return errTorn
+		}
+		size, n := binary.Uvarint(r.data[k:])
+		if r.data = r.data[k+max(n, 0):]; n <= 0 || total > len(r.data) || size > uint64(len(r.data)-total) {
+			return errTorn
+		}
+		total += int(size)
+	}
+	if total != len(r.data) {
+		return errTorn
+	}
+	for range r.meta {
+		meta, k := binary.Uvarint(sizes)
+		size, n := binary.Uvarint(sizes[k:])
+		sizes = sizes[k+n:]
+		if err := fn(record{recFrame, r.job, r.seq, uint32(meta), r.data[:size]}); err != nil {
+			return err
+		}
+		r.seq++
+		r.data = r.data[size:]
+	}
+	return nil
+}
+
+func ignoreTorn(err error) error {
+	if errors.Is(err, errTorn) {
+		return nil
+	}
+	return err
 }
 
 func ignoreEOF(err error) error {
