@@ -117,8 +117,8 @@ func (t *task) conclude(res *reservation, x *exchange, out *Outcome) {
 	if out.Kind == Aborted && w.Capabilities.CancelCall && x.c != nil {
 		t.r.callCancel(*w, t.job.ID)
 	}
+	t.r.sched.Observe(t.job, *w, *out) // first: the scheduler still has it before it
 	res.release(*out)
-	t.r.sched.Observe(t.job, *w, *out)
 	t.report(w, out)
 	if t.r.o.Hooks.OnTry != nil {
 		t.r.o.Hooks.OnTry(t.job, *w, *out)
