@@ -104,7 +104,7 @@ func errorText(body []byte) string {
 func (t *task) conclude(res *reservation, x *exchange, out *Outcome) {
 	w := x.w
 	out.Worker, out.Node, out.Started = w.ID, w.Node, x.g.started
-	out.Duration = time.Since(x.g.started)
+	out.Duration = x.g.took
 	if last := time.Duration(x.g.firstAt.Load()); last > 0 && out.FirstToken == 0 {
 		out.FirstToken = last
 	}

@@ -207,6 +207,7 @@ func borrowBody(text []byte) (*body, error) {
 	b, _ := bodies.Get().(*body)
 	ms, err := members(text, b.members)
 	if err != nil {
+		b.members = b.members[:cap(b.members)] // some of it has been used
 		return b, err
 	}
 	b.text, b.members = text, ms
@@ -215,10 +216,10 @@ func borrowBody(text []byte) (*body, error) {
 
 // giveBack ends the use of a body; what get and bytes gave stays valid.
 func (b *body) giveBack() {
-	clear(b.members[:cap(b.members)])
 	if cap(b.members) > 64 {
 		return
 	}
+	clear(b.members)
 	*b = body{members: b.members[:0]}
 	bodies.Put(b)
 }
