@@ -34,6 +34,7 @@ type call struct {
 	own    response
 	said   [4]string // values of the headers that every answer has, in one piece
 	keyBad bool      // the Authenticator said so
+	read   bool      // somebody has begun to read the body
 }
 
 // response remembers whether the answer has begun.
@@ -210,6 +211,7 @@ func (c *call) fail(err error) {
 		err = refuse(CodeCancelled, "cancelled: the client has gone") // who closed its own side only reads it
 	}
 	c.w.paced = false
+	c.leave()
 	p := resolve(err)
 	if c.keyBad && p.status == http.StatusUnauthorized {
 		c.w.Header()["Www-Authenticate"] = []string{`Bearer realm="rbee"`}
