@@ -84,7 +84,7 @@ func writeError(w http.ResponseWriter, f face, correlation string, p *problem) {
 
 // brief renders an error that has nothing to say but the usual, which needs no reflection.
 func (p *problem) brief(b []byte, f face, correlation string) (out []byte, ok bool) {
-	if len(p.details) > 0 {
+	if p.details["loading"] != nil || f == faceNative && len(p.details) > 0 {
 		return b, false
 	}
 	switch f {
