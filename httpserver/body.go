@@ -103,7 +103,9 @@ func (c *call) room() []byte {
 // reuse takes back the memory of a body that nobody has seen but the parser, which keeps nothing of it.
 func (c *call) reuse(b []byte) {
 	if cap(b) > smallBody && cap(b) <= commonBody {
-		c.s.refused.Put(&b)
+		box := new([]byte)
+		*box = b
+		c.s.refused.Put(box)
 	}
 }
 

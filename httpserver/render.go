@@ -117,8 +117,8 @@ func (p *problem) full(b []byte, f face, correlation string) []byte {
 	switch f {
 	case faceOpenAI:
 		var param *string
-		if p.param != "" {
-			param = &p.param
+		if given := p.param; given != "" {
+			param = &given
 		}
 		body = openaiError{openaiBody{p.message, openaiType(p.status, p.code), param, openaiCode(p)}, loading}
 	case faceOllama:

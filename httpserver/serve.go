@@ -32,7 +32,7 @@ type call struct {
 	began       time.Time // for Options.Observe
 
 	own    response
-	said   [4]string // values of the headers that every answer has, in one piece
+	said   [6]string // values of the headers that every answer has, in one piece
 	keyBad bool      // the Authenticator said so
 	read   bool      // somebody has begun to read the body
 }
@@ -260,8 +260,8 @@ func (c *call) identify() {
 		c.correlation = c.requestID
 	}
 	h := c.w.Header()
-	c.said[0], c.said[1] = c.requestID, c.correlation
-	h["X-Request-Id"], h["X-Correlation-Id"] = c.said[0:1:1], c.said[1:2:2]
+	c.say(h, "X-Request-Id", 0, c.requestID)
+	c.say(h, "X-Correlation-Id", 1, c.correlation)
 }
 
 // headerID returns a header's value when it is 1 to 128 characters of [A-Za-z0-9._-].

@@ -2,7 +2,6 @@ package sserelay
 
 import (
 	"context"
-	"net/http"
 	"time"
 )
 
@@ -173,12 +172,7 @@ func wholeAnswer(h bodyHeader, body []byte) *Answer {
 	if h.ContentType == "" {
 		h.ContentType = "application/json"
 	}
-	a := &struct {
-		Answer
-		kind [1]string
-	}{Answer{Status: h.Status, Body: body}, [1]string{h.ContentType}}
-	a.Header = http.Header{"Content-Type": a.kind[:]}
-	return &a.Answer
+	return &Answer{Status: h.Status, ContentType: h.ContentType, Body: body}
 }
 
 // watch has a stream that is being carried looked at when it has taken long enough.
