@@ -216,11 +216,12 @@ func borrowBody(text []byte) (*body, error) {
 
 // giveBack ends the use of a body; what get and bytes gave stays valid.
 func (b *body) giveBack() {
-	if cap(b.members) > 64 {
+	if cap(b.members) > 64 || cap(b.added) > 64 {
 		return
 	}
 	clear(b.members)
-	*b = body{members: b.members[:0]}
+	clear(b.added)
+	*b = body{members: b.members[:0], added: b.added[:0]}
 	bodies.Put(b)
 }
 
@@ -362,9 +363,17 @@ func (b *body) bytes() []byte {
 		if len(out) > 1 {
 			out = append(out, ',')
 		}
-		out = append(append(append(out, quote(a.name)...), ':'), a.raw...)
+		out = append(append(appendQuote(out, a.name), ':'), a.raw...)
 	}
 	return append(out, '}')
+}
+
+// appendQuote appends a JSON string.
+func appendQuote(b []byte, s string) []byte {
+	if plainText(s) {
+		return append(append(append(b, '"'), s...), '"')
+	}
+	return append(b, quote(s)...)
 }
 
 // quote is a JSON string.
