@@ -69,3 +69,15 @@ func Rebundle(b []byte) (again []byte, ok bool) {
 	})
 	return again, err == nil
 }
+
+// Aside is how a store syncs its tail file.
+type Aside struct{ a aside }
+
+// NewAside makes one.
+func NewAside() *Aside { return &Aside{} }
+
+// Sync makes a file's bytes survive a power cut.
+func (a *Aside) Sync(f *os.File) error { return a.a.sync(f) }
+
+// Close ends it.
+func (a *Aside) Close() { a.a.close() }

@@ -54,7 +54,7 @@ type Options struct {
 	Logger *slog.Logger
 
 	fsync    func(*os.File) error // tests of power cuts replace it
-	datasync func(*os.File) error // likewise
+	datasync func(*os.File) error // likewise; nil: aside
 }
 
 func (o Options) withDefaults() Options {
@@ -76,7 +76,7 @@ func (o Options) withDefaults() Options {
 		o.Clock = queue.SystemClock()
 	}
 	if o.fsync == nil {
-		o.fsync, o.datasync = (*os.File).Sync, datasync
+		o.fsync = (*os.File).Sync
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)

@@ -22,6 +22,7 @@ type Store struct {
 	done chan struct{}
 
 	order  sync.Mutex // changes are made one group after the other
+	aside  aside      // order is held
 	tail   *ahead
 	group  []change        // under way
 	staged map[int64]*held // likewise
@@ -95,7 +96,7 @@ func newStore(ctx context.Context, db *database, o Options) (*Store, error) {
 		known: map[int64]guard{}}
 	if err := s.open(ctx); err != nil {
 		if s.tail != nil {
-			err = errors.Join(err, s.tail.f.Close())
+			err = errors.Join(err, s.closeTail())
 		}
 		return nil, errors.Join(typed(db.path, err), db.close())
 	}
@@ -117,7 +118,9 @@ func (s *Store) open(ctx context.Context) error {
 	s.recent[0].above, s.recent[1].above = s.maxKey, s.maxKey
 	var sync func(*os.File) error
 	if s.o.Durability == Power {
-		sync = s.o.datasync
+		if sync = s.o.datasync; sync == nil {
+			sync = s.aside.sync
+		}
 	}
 	if s.tail, err = openAhead(s.db.path+".tail", word, sync); err != nil {
 		return err
@@ -324,5 +327,10 @@ func (s *Store) Close() error {
 		s.o.Logger.Error("sqlitequeue: the newest changes stay in the tail file, which the next start reads", "file", s.tail.f.Name(), "err", err)
 	}
 	s.st.close()
-	return errors.Join(typed(s.db.path, s.db.close()), s.tail.f.Close())
+	return errors.Join(typed(s.db.path, s.db.close()), s.closeTail())
+}
+
+func (s *Store) closeTail() error {
+	s.aside.close()
+	return s.tail.f.Close()
 }
