@@ -418,7 +418,7 @@ func limitHeaders(r admission.Remaining) http.Header {
 	h, values := make(http.Header, 6), make([]string, 0, 6)
 	put := func(name, v string) {
 		values = append(values, v)
-		h[name] = values[len(values)-1:]
+		h[name] = values[len(values)-1 : len(values) : len(values)]
 	}
 	if r.LimitRequests != 0 {
 		put("X-Ratelimit-Limit-Requests", strconv.FormatInt(r.LimitRequests, 10))
