@@ -113,11 +113,12 @@ func (r *Router) adopt(j *Job) {
 // enroll makes a job of the store known; false when it is already.
 func (r *Router) enroll(t *task) bool {
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	if r.draining || r.tasks[t.job.ID] != nil || r.gone[t.job.ID] {
+		r.mu.Unlock()
 		return false
 	}
 	r.tasks[t.job.ID] = t
+	r.mu.Unlock()
 	t.seat, _, _ = r.shares.enter(t.job, time.Now())
 	return true
 }

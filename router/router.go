@@ -115,6 +115,17 @@ func orText(s, other string) string {
 // register makes the job known; it reports whether it may have a slot now: who waits for the same model goes first, except
 // where a tenant is owed one.
 func (r *Router) register(t *task, now time.Time) (may bool, err error) {
+	first, err := r.book(t)
+	if err != nil {
+		return false, err
+	}
+	var owed bool
+	t.seat, may, owed = r.shares.enter(t.job, now)
+	return may && first || owed, nil
+}
+
+// book puts the job into the books; it reports whether nobody waits for the same model.
+func (r *Router) book(t *task) (first bool, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.draining {
@@ -127,9 +138,7 @@ func (r *Router) register(t *task, now time.Time) (may bool, err error) {
 		return false, refuse("CONFLICT", 0, nil, "job %s exists already", t.job.ID)
 	}
 	r.tasks[t.job.ID] = t
-	var owed bool
-	t.seat, may, owed = r.shares.enter(t.job, now)
-	return may && r.waiting[t.job.Model] == 0 || owed, nil
+	return r.waiting[t.job.Model] == 0, nil
 }
 
 // forget drops a job that was never taken.
