@@ -21,12 +21,12 @@ func (s *Stream) Result(ctx context.Context, v View) (*Answer, error) {
 	r := s.join(true)
 	defer s.leave(r)
 	if v.Carry != nil {
-		stop := context.AfterFunc(ctx, func() { s.leave(r) })
-		group := s.carry(v.Carry)
-		stop()
-		if group != nil {
+		if group := s.carry(ctx, r, v.Carry); group != nil {
 			return s.answerOf(group, v)
 		}
+	}
+	if v.Wait != nil {
+		ctx = v.Wait(ctx)
 	}
 	s.listen(r)
 	s.uncover()

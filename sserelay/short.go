@@ -1,6 +1,7 @@
 package sserelay
 
 import (
+	"context"
 	"net/http"
 	"time"
 )
@@ -29,7 +30,7 @@ func (s *Stream) keep(m Meta, size int, build func([]byte) []byte) bool {
 	}
 	s.mu.Lock()
 	first := b == nil
-	if first && (!s.carried || len(s.readers) > 1 || len(s.readers) == 1 && !s.readers[0].whole) {
+	if first && (!s.carried || s.unwatch != nil || len(s.readers) > 1 || len(s.readers) == 1 && !s.readers[0].whole) {
 		s.mu.Unlock()
 		return false
 	}
@@ -42,9 +43,6 @@ func (s *Stream) keep(m Meta, size int, build func([]byte) []byte) bool {
 	b.data = build(b.data)
 	b.metas = append(b.metas, uint32(m))
 	b.ends = append(b.ends, len(b.data))
-	if first {
-		s.hub.releaseLater(s)
-	}
 	return true
 }
 
@@ -100,15 +98,22 @@ func (s *Stream) endGroup(r Result, failure *Error) {
 	s.wake(true)
 }
 
-// carry has the stream written on this goroutine, whose caller is its reader. It returns the answer's frames if that was all.
-func (s *Stream) carry(fn func()) *burst {
+// carry has the stream written on this goroutine, whose caller is its reader r, until ctx ends. It returns the answer's frames if
+// that was all.
+func (s *Stream) carry(ctx context.Context, r *reader, fn func()) *burst {
 	s.mu.Lock()
 	s.carried = true
 	s.mu.Unlock()
+	s.hub.watchLater(carrier{s, r, ctx, time.Now().Add(holdFor)})
 	defer func() { // fn may panic
 		s.mu.Lock()
 		s.carried = false
+		stop := s.unwatch
+		s.unwatch = nil
 		s.mu.Unlock()
+		if stop != nil {
+			stop()
+		}
 	}()
 	fn()
 	s.mu.Lock()
@@ -167,31 +172,51 @@ func wholeAnswer(h bodyHeader, body []byte) *Answer {
 	return &a.Answer
 }
 
-// releaseLater lets go of what a stream holds, if it still does, when its time has come.
-func (h *Hub) releaseLater(s *Stream) {
+// carrier is a stream that its only reader carries, and when it does so for long.
+type carrier struct {
+	s   *Stream
+	r   *reader
+	ctx context.Context
+	at  time.Time
+}
+
+// watchLater has an eye on a carrier once it turns out that it takes longer: short answers are not worth it.
+func (h *Hub) watchLater(c carrier) {
 	h.holds.Lock()
 	defer h.holds.Unlock()
-	h.holding = append(h.holding, expiring{s, time.Now().Add(holdFor)})
-	if len(h.holding) == 1 {
-		time.AfterFunc(holdFor, h.releaseDue)
+	h.carriers = append(h.carriers, c)
+	if len(h.carriers) == 1 {
+		time.AfterFunc(holdFor, h.watchDue)
 	}
 }
 
-// releaseDue does so; one timer serves all streams.
-func (h *Hub) releaseDue() {
+// watchDue does so; one timer serves all.
+func (h *Hub) watchDue() {
 	h.holds.Lock()
-	due := h.holding
+	due := h.carriers
 	now := time.Now()
 	n := 0
 	for n < len(due) && !now.Before(due[n].at) {
 		n++
 	}
-	h.holding = append(make([]expiring, 0, len(due)), due[n:]...)
-	if len(h.holding) > 0 {
-		time.AfterFunc(h.holding[0].at.Sub(now), h.releaseDue)
+	h.carriers = append(make([]carrier, 0, len(due)), due[n:]...)
+	if len(h.carriers) > 0 {
+		time.AfterFunc(h.carriers[0].at.Sub(now), h.watchDue)
+	} else {
+		h.carriers = nil
 	}
 	h.holds.Unlock()
-	for _, e := range due[:n] {
-		e.s.uncover()
+	for _, c := range due[:n] {
+		c.watch()
 	}
+}
+
+// watch lets go of what the stream holds. From here on its reader does not count any more when its context ends.
+func (c *carrier) watch() {
+	c.s.mu.Lock()
+	if c.s.carried && c.s.unwatch == nil {
+		c.s.unwatch = context.AfterFunc(c.ctx, func() { c.s.leave(c.r) })
+	}
+	c.s.mu.Unlock()
+	c.s.uncover()
 }

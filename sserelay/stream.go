@@ -34,6 +34,7 @@ type Stream struct {
 	waiting   bool
 	parked    bool          // the writing side must not be held up
 	idle      chan struct{} // nil until somebody asks for it
+	unwatch   func() bool   // ends what looks after the carrier
 	idleShut  bool
 	onIdle    func()
 	done      chan struct{} // likewise
