@@ -285,20 +285,24 @@ func (j *job) Result(ctx context.Context, v httpserver.View) (*httpserver.Result
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
 	view := j.view(v)
 	begin, carried := time.Now(), false
 	if j.h != nil {
-		stop := func() {}
-		defer func() { stop() }()
+		end := func() {}
+		defer func() { end() }()
 		view.Carry = func() {
 			if !j.eager { // else the one who submitted it does
 				carried = j.h.Carry()
 			}
-			if over, _, _ := st.Ended(); !over && j.s.modelWait > 0 {
-				stop = j.impatient(ctx, cancel)
+		}
+		view.Wait = func(outer context.Context) context.Context {
+			if over, _, _ := st.Ended(); over || j.s.modelWait <= 0 {
+				return outer
 			}
+			inner, cancel := context.WithCancelCause(outer)
+			stop := j.impatient(inner, cancel)
+			ctx, end = inner, func() { stop(); cancel(nil) }
+			return inner
 		}
 	}
 	res, err := st.Result(ctx, view)
