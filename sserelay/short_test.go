@@ -249,7 +249,7 @@ func TestHeldFramesAreShown(t *testing.T) {
 			a, err := s.Result(ctx, View{Format: FormatChat, Carry: func() {
 				_ = s.Started(ctx, "w1", "local", 1)
 				if late {
-					time.Sleep(100 * time.Millisecond) // of a clock that stands still
+					<-time.After(4 * holdFor)
 				} else {
 					go func() { served <- serve(t, s, View{IDs: true}) }()
 					synctest.Wait()
