@@ -65,27 +65,28 @@ type StreamOptions struct {
 
 // Hub holds the live streams of a process. Its methods may be called from any goroutine.
 type Hub struct {
-	journal Journal
-	flusher Flusher // the journal, if it is one
-	bulk    Bulk    // likewise
-	o       Options
-	mu      sync.Mutex
-	streams map[string]*Stream
-	buffers sync.Pool // of *[]byte: readers' output
-	bursts  sync.Pool // of *burst
-	reads   sync.Pool // of *[]byte: parsers' input
-	due     sync.Mutex
-	fed     []*Stream // streams with frames that are not passed on yet
-	spare   []*Stream
-	passing func() // passAll: a method value costs an allocation each time it is made
-	expiry  sync.Mutex
-	over    []expiring // finished streams that are still in memory, the oldest first
-	holds   sync.Mutex
-	holding []*carrying // streams that are carried by their reader, the longest first
-	letting []*carrying // those whose time has come, while they are looked at
+	journal  Journal
+	flusher  Flusher // the journal, if it is one
+	bulk     Bulk    // likewise
+	o        Options
+	mu       sync.Mutex
+	streams  map[string]*Stream
+	buffers  sync.Pool // of *[]byte: readers' output
+	bursts   sync.Pool // of *burst
+	reads    sync.Pool // of *[]byte: parsers' input
+	windows  sync.Pool // of *lent
+	due      sync.Mutex
+	fed      []*Stream // streams with frames that are not passed on yet
+	spare    []*Stream
+	passing  func() // passAll: a method value costs an allocation each time it is made
+	expiry   sync.Mutex
+	over     []expiring // finished streams that are still in memory, the oldest first
+	holds    sync.Mutex
+	carriers []carrier // the oldest first
+	watched  []carrier // memory for those whose time has come
 }
 
-// expiring is a stream and when it may leave memory, or is held no longer.
+// expiring is a finished stream and when it may leave memory.
 type expiring struct {
 	s  *Stream
 	at time.Time

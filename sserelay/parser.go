@@ -55,8 +55,7 @@ type Parser struct {
 
 const (
 	firstBuffer = 1 << 10
-	lentBuffer  = 32 << 10
-	maxBuffer   = 64 << 10 // beyond it only a long event makes the buffer grow
+	lentBuffer  = 64 << 10 // beyond it only a long event makes the buffer grow
 )
 
 // NewParser reads events from r.
@@ -162,7 +161,7 @@ func (p *Parser) fill() error {
 		p.take()
 	}
 	full := len(p.buf) == cap(p.buf)
-	if full && p.start > 0 && (!p.hungry || cap(p.buf) >= maxBuffer) {
+	if full && p.start > 0 && (!p.hungry || cap(p.buf) >= lentBuffer) {
 		n := copy(p.buf, p.buf[p.start:])
 		p.buf = p.buf[:n]
 		p.line -= p.start

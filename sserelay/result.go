@@ -25,6 +25,9 @@ func (s *Stream) Result(ctx context.Context, v View) (*Answer, error) {
 			return s.answerOf(group, v)
 		}
 	}
+	if v.Wait != nil {
+		ctx = v.Wait(ctx)
+	}
 	s.listen(r)
 	s.uncover()
 	g := s.newGatherer(v)

@@ -10,8 +10,7 @@ import (
 // moment at most, and let go as soon as anybody else wants to see them.
 
 const (
-	// holdFor is how long frames are held at most; with the time that a journal may buffer a frame it is below a tenth of a second. A
-	// reader's going is noticed after that time, and then at once.
+	// holdFor is how long frames are held at most; with the time that a journal may buffer a frame it is below a tenth of a second.
 	holdFor = 25 * time.Millisecond
 	// holdBytes is how large an answer may be that is held.
 	holdBytes = 32 << 10
@@ -30,7 +29,7 @@ func (s *Stream) keep(m Meta, size int, build func([]byte) []byte) bool {
 	}
 	s.mu.Lock()
 	first := b == nil
-	if first && (s.carried == nil || len(s.readers) > 1 || len(s.readers) == 1 && !s.readers[0].whole) {
+	if first && (!s.carried || s.unwatch != nil || len(s.readers) > 1 || len(s.readers) == 1 && !s.readers[0].whole) {
 		s.mu.Unlock()
 		return false
 	}
@@ -90,7 +89,7 @@ func (s *Stream) endGroup(r Result, failure *Error) {
 	}
 	s.result, s.failure = r, failure
 	s.finish()
-	if s.carried != nil {
+	if s.carried {
 		s.group = b
 	} else {
 		s.hub.putBurst(b)
@@ -98,29 +97,21 @@ func (s *Stream) endGroup(r Result, failure *Error) {
 	s.wake(true)
 }
 
-// carrying is a stream that its reader's goroutine writes. Only one that takes longer than a moment is worth watching: its frames
-// are let go, and its reader leaves when the context that it waits with ends.
-type carrying struct {
-	s     *Stream
-	r     *reader
-	ctx   context.Context
-	begun time.Time
-	stop  func() bool // of the watch over ctx; guarded by the stream's mu
-}
-
-// carry has the stream written on this goroutine, whose caller is its reader. It returns the answer's frames if that was all.
+// carry has the stream written on this goroutine, whose caller is its reader r, until ctx ends. It returns the answer's frames if
+// that was all.
 func (s *Stream) carry(ctx context.Context, r *reader, fn func()) *burst {
-	c := &carrying{s: s, r: r, ctx: ctx, begun: time.Now()}
 	s.mu.Lock()
-	s.carried = c
+	s.carried = true
 	s.mu.Unlock()
-	s.hub.watch(c)
+	s.hub.watchLater(carrier{s, r, ctx, time.Now().Add(holdFor)})
 	defer func() { // fn may panic
 		s.mu.Lock()
-		s.carried = nil
+		s.carried = false
+		stop := s.unwatch
+		s.unwatch = nil
 		s.mu.Unlock()
-		if c.stop != nil {
-			c.stop()
+		if stop != nil {
+			stop()
 		}
 	}()
 	fn()
@@ -175,51 +166,55 @@ func wholeAnswer(h bodyHeader, body []byte) *Answer {
 	return &Answer{Status: h.Status, ContentType: h.ContentType, Body: body}
 }
 
-// watch has a stream that is being carried looked at when it has taken long enough.
-func (h *Hub) watch(c *carrying) {
+// carrier is a stream that its only reader carries, and when it does so for long.
+type carrier struct {
+	s   *Stream
+	r   *reader
+	ctx context.Context
+	at  time.Time
+}
+
+// watchLater has an eye on a carrier once it turns out that it takes longer: short answers are not worth it.
+func (h *Hub) watchLater(c carrier) {
 	h.holds.Lock()
 	defer h.holds.Unlock()
-	h.holding = append(h.holding, c)
-	if len(h.holding) == 1 {
-		time.AfterFunc(holdFor, h.look)
+	h.carriers = append(h.carriers, c)
+	if len(h.carriers) == 1 {
+		time.AfterFunc(holdFor, h.watchDue)
 	}
 }
 
-// look does so for all whose time has come; one timer serves them all, and not more often than it must.
-func (h *Hub) look() {
+// watchDue does so; one timer serves all.
+func (h *Hub) watchDue() {
 	now := time.Now()
 	h.holds.Lock()
 	n := 0
-	for n < len(h.holding) && now.Sub(h.holding[n].begun) >= holdFor {
+	for n < len(h.carriers) && !now.Before(h.carriers[n].at) {
 		n++
 	}
-	due := append(h.letting[:0], h.holding[:n]...)
-	left := copy(h.holding, h.holding[n:])
-	clear(h.holding[left:])
-	h.holding, h.letting = h.holding[:left], nil
-	if left > 0 {
-		time.AfterFunc(max(holdFor-now.Sub(h.holding[0].begun), holdFor/5), h.look)
+	due := append(h.watched[:0], h.carriers[:n]...)
+	left := copy(h.carriers, h.carriers[n:])
+	clear(h.carriers[left:])
+	h.carriers, h.watched = h.carriers[:left], nil
+	if left > 0 { // soon enough for the next, and for those behind it together
+		time.AfterFunc(max(h.carriers[0].at.Sub(now), holdFor/5), h.watchDue)
 	}
 	h.holds.Unlock()
 	for _, c := range due {
-		c.late()
+		c.watch()
 	}
 	clear(due)
 	h.holds.Lock()
-	h.letting = due
+	h.watched = due
 	h.holds.Unlock()
 }
 
-// late has the frames shown and the reader's context watched, if the stream is still being carried.
-func (c *carrying) late() {
-	s := c.s
-	s.mu.Lock()
-	still := s.carried == c
-	if still {
-		c.stop = context.AfterFunc(c.ctx, func() { s.leave(c.r) })
+// watch lets go of what the stream holds. From here on its reader does not count any more when its context ends.
+func (c *carrier) watch() {
+	c.s.mu.Lock()
+	if c.s.carried && c.s.unwatch == nil {
+		c.s.unwatch = context.AfterFunc(c.ctx, func() { c.s.leave(c.r) })
 	}
-	s.mu.Unlock()
-	if still {
-		s.uncover()
-	}
+	c.s.mu.Unlock()
+	c.s.uncover()
 }

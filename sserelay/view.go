@@ -2,6 +2,7 @@ package sserelay
 
 import (
 	"bytes"
+	"context"
 	"net/http"
 	"strconv"
 )
@@ -33,8 +34,10 @@ type View struct {
 	// goroutine. The ResponseWriter is then used no more. Serve returns ErrTaken.
 	TakeOver func() (Conn, bool)
 	// Carry, when not nil, is called by Result once the caller counts as a reader: it writes the stream on the caller's
-	// own goroutine. A caller whose context ends meanwhile does not count any more.
+	// own goroutine. A caller whose context ends meanwhile does not count any more, as soon as the answer has taken some time.
 	Carry func()
+	// Wait, when not nil, is called by Result after that where it may have to wait, and gives the context to wait with.
+	Wait func(context.Context) context.Context
 }
 
 // viewer turns frames into a reader's events.

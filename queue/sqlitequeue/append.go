@@ -81,21 +81,20 @@ func (j *Journal) putAll(s *stream, first uint64, metas []uint32, ends []int, da
 		}
 		return
 	}
-	b, last := j.batch, first+uint64(len(metas))-1
-	r := batchRec{s: s, seq: last, meta: metas[len(metas)-1], start: len(b.buf), applied: true}
-	b.buf = appendGroupRecord(b.buf, s.job, first, metas, ends, data)
-	r.end = len(b.buf)
-	r.off = r.end - len(data)
-	b.recs = append(b.recs, r)
 	if s.raw == nil {
-		j.room(s, len(data), len(metas), first == 1 && j.o.Ended(r.meta))
+		j.room(s, len(data), len(metas), first == 1 && j.o.Ended(metas[len(metas)-1]))
 	}
-	at, off := 0, len(s.raw)
+	at, off, before := 0, len(s.raw), len(s.refs)
 	s.raw = append(s.raw, data...)
 	for i, end := range ends {
 		s.refs = append(s.refs, frameRef{meta: metas[i], off: off + at, n: end - at})
 		at = end
 	}
+	b, last := j.batch, first+uint64(len(metas))-1
+	r := batchRec{s: s, seq: last, meta: metas[len(metas)-1], start: len(b.buf), applied: true}
+	b.buf = appendGroupRecord(b.buf, s.job, first, s.raw, s.refs[before:])
+	r.off, r.end = len(b.buf), len(b.buf) // readers see it already
+	b.recs = append(b.recs, r)
 	s.queued = last
 	j.shown(s, last, r.meta, len(data)+64*len(metas))
 }

@@ -1,6 +1,7 @@
 package sqlitequeue
 
 import (
+	"bytes"
 	"os"
 
 	"github.com/queen-rbee/queen-rbee/queue"
@@ -81,3 +82,17 @@ func (a *Aside) Sync(f *os.File) error { return a.a.sync(f) }
 
 // Close ends it.
 func (a *Aside) Close() { a.a.close() }
+
+// TailFrames writes frames as one record of the tail file and reads them back.
+func TailFrames(frames [][]byte, metas []uint32, fn func(seq uint64, meta uint32, data []byte)) (torn bool, err error) {
+	var raw []byte
+	var refs []frameRef
+	for i, f := range frames {
+		refs = append(refs, frameRef{meta: metas[i], off: len(raw), n: len(f)})
+		raw = append(raw, f...)
+	}
+	return readTail(bytes.NewReader(appendGroupRecord(nil, "job", 7, raw, refs)), func(r record) error {
+		fn(r.seq, r.meta, r.data)
+		return nil
+	})
+}

@@ -105,3 +105,25 @@ func FuzzBundle(f *testing.F) {
 		}
 	})
 }
+
+// FuzzTailFrames reads back what it wrote as one record.
+func FuzzTailFrames(f *testing.F) {
+	f.Add([]byte("data: {\"a\":1}\n\x00data: {\"a\":2}\n"), uint32(3))
+	f.Fuzz(func(t *testing.T, b []byte, meta uint32) {
+		frames := bytes.Split(b, []byte{0})
+		metas := make([]uint32, len(frames))
+		for i := range metas {
+			metas[i] = meta * uint32(i)
+		}
+		i := 0
+		torn, err := sqlitequeue.TailFrames(frames, metas, func(seq uint64, m uint32, data []byte) {
+			if seq != uint64(i)+7 || m != metas[i] || !bytes.Equal(data, frames[i]) {
+				t.Errorf("frame %d: %q %d, was %q %d", seq, data, m, frames[i], metas[i])
+			}
+			i++
+		})
+		if torn || err != nil || i != len(frames) {
+			t.Errorf("%d frames of %d: torn %v, %v", i, len(frames), torn, err)
+		}
+	})
+}

@@ -68,7 +68,7 @@ func (j *Journal) collect() []*pack {
 }
 
 // wholeSize is the most raw bytes of a stream that becomes one row.
-const wholeSize = 16 << 10
+const wholeSize = 64 << 10
 
 // isWhole reports whether a pack is all there will ever be of a short stream.
 func (j *Journal) isWhole(p *pack) bool {

@@ -22,7 +22,7 @@ const (
 	recHeader  = 4 + 4
 	recFrame   = 1
 	recDrop    = 2
-	recGroup   = 3 // several frames: after the first one's number how many, then the meta and the size of each, then their bytes
+	recGroup   = 3 // several frames, as a chunk has them
 	groupMost  = 256
 	maxFrame   = 64 << 20
 )
@@ -112,21 +112,15 @@ func appendRecord(b []byte, kind byte, job string, seq uint64, meta uint32, data
 	return sealRecord(append(b, data...), start)
 }
 
-// appendGroupRecord adds several frames as one record.
-func appendGroupRecord(b []byte, job string, first uint64, metas []uint32, ends []int, data []byte) []byte {
+// appendGroupRecord adds several frames as one record: what they have in common is there once.
+func appendGroupRecord(b []byte, job string, first uint64, raw []byte, refs []frameRef) []byte {
 	start := len(b)
 	b = append(b, 0, 0, 0, 0, 0, 0, 0, 0, recGroup)
 	b = binary.AppendUvarint(b, uint64(len(job)))
 	b = append(b, job...)
 	b = binary.AppendUvarint(b, first)
-	b = binary.AppendUvarint(b, uint64(len(metas)))
-	at := 0
-	for i, end := range ends {
-		b = binary.AppendUvarint(b, uint64(metas[i]))
-		b = binary.AppendUvarint(b, uint64(end-at))
-		at = end
-	}
-	return sealRecord(append(b, data...), start)
+	b = append(b, 0) // each frame has its own meta
+	return sealRecord(encodeChunk(b, raw, refs), start)
 }
 
 // sealRecord writes the length and the checksum of the record that begins at start.
@@ -208,37 +202,20 @@ func readTail(r io.Reader, fn func(record) error) (torn bool, err error) {
 	}
 }
 
-// each calls fn for the frames of a group, or for what the record is otherwise; errTorn is returned before any call.
+// each calls fn for the frames of a group, or for what the record is otherwise.
 func (r record) each(fn func(record) error) error {
 	if r.kind != recGroup {
 		return fn(r)
 	}
-	sizes, total := r.data, 0
-	for range r.meta { // how many
-		meta, k := binary.Uvarint(r.data)
-		if k <= 0 || meta > 1<<32-1 {
-			return errTorn
-		}
-		size, n := binary.Uvarint(r.data[k:])
-		if r.data = r.data[k+max(n, 0):]; n <= 0 || total > len(r.data) || size > uint64(len(r.data)-total) {
-			return errTorn
-		}
-		total += int(size)
-	}
-	if total != len(r.data) {
+	err := decodeChunk(r.data, func(meta uint32, data []byte) error {
+		seq := r.seq
+		r.seq++
+		return fn(record{recFrame, r.job, seq, meta, data})
+	})
+	if errors.Is(err, errChunk) {
 		return errTorn
 	}
-	for range r.meta {
-		meta, k := binary.Uvarint(sizes)
-		size, n := binary.Uvarint(sizes[k:])
-		sizes = sizes[k+n:]
-		if err := fn(record{recFrame, r.job, r.seq, uint32(meta), r.data[:size]}); err != nil {
-			return err
-		}
-		r.seq++
-		r.data = r.data[size:]
-	}
-	return nil
+	return err
 }
 
 func ignoreTorn(err error) error {

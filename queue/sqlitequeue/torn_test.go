@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -296,4 +297,35 @@ func TestFault13Busy(t *testing.T) {
 		t.Errorf("%d jobs, %v", n, err)
 	}
 	t.Logf("row 13 busy: rounds %d, survived %d, lost 0", 64*each, n)
+}
+
+// TestTornGroup: frames that were journalled together come back together, or not at all, wherever the tail was cut.
+func TestTornGroup(t *testing.T) {
+	dir := t.TempDir()
+	j := openJournal(t, filepath.Join(dir, "whole"), sqlitequeue.Options{Settle: 1 << 40})
+	data := []byte(`{"a":"one"}{"a":"two"}{"a":"four"}`)
+	metas, ends := []uint32{1, 2, 2}, []int{11, 22, len(data)}
+	for _, first := range []uint64{1, 4} {
+		if err := errors.Join(j.BufferAll("job", first, metas, ends, data), j.Flush()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tail, err := os.ReadFile(filepath.Join(dir, "whole.tail0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := frames(t, j, "job")
+	seen := map[int]bool{}
+	for cut := len(tail); cut >= 0; cut -= 3 {
+		path := filepath.Join(dir, fmt.Sprint("cut", cut))
+		write(t, path+".tail0", tail[:cut])
+		got := frames(t, openJournal(t, path, sqlitequeue.Options{}), "job")
+		if n := len(got); n%3 != 0 || !slices.Equal(got, want[:n]) {
+			t.Errorf("cut at %d of %d: %q", cut, len(tail), got)
+		}
+		seen[len(got)] = true
+	}
+	if len(seen) != 3 {
+		t.Errorf("found %v frames, want 0, 3 and 6 among them", seen)
+	}
 }

@@ -334,24 +334,28 @@ func (j *job) Result(ctx context.Context, v httpserver.View) (*httpserver.Result
 	}
 	view := j.view(v)
 	begin, carried := time.Now(), false
-	wait := &patience{Context: ctx}
 	if j.h != nil {
-		defer wait.end()
+		end := func() {}
+		defer func() { end() }()
 		view.Carry = func() {
 			if !j.eager { // else the one who submitted it does
 				carried = j.h.Carry()
 			}
-			if over, _, _ := st.Ended(); !over && j.s.modelWait > 0 {
-				wait.begin(j.h, j.s.modelWait)
+		}
+		view.Wait = func(outer context.Context) context.Context {
+			if over, _, _ := st.Ended(); over || j.s.modelWait <= 0 {
+				return outer
 			}
+			ctx, end = j.impatient(outer)
+			return ctx
 		}
 	}
-	res, err := st.Result(wait, view)
+	res, err := st.Result(ctx, view)
 	if !carried || !j.late || time.Since(begin) > shortAnswer {
 		j.s.hub.Flush() // its record may say only later how it ended: until then the journal does
 	}
 	if err != nil {
-		if cause := context.Cause(wait.Context); cause != nil && !errors.Is(cause, context.Canceled) {
+		if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
 			return nil, cause
 		}
 		return nil, err
@@ -364,32 +368,21 @@ func (j *job) Result(ctx context.Context, v httpserver.View) (*httpserver.Result
 	return out, nil
 }
 
-// patience is a reader's context, which ends early when the model is still being loaded after timeouts.model_wait, or begins
-// to be after that. Only a reader whose job was not over at once pays for that.
-type patience struct {
-	context.Context
-	giveUp context.CancelCauseFunc
-	timer  *time.Timer
-}
-
-func (p *patience) begin(h *router.Handle, after time.Duration) {
-	p.Context, p.giveUp = context.WithCancelCause(p.Context)
-	ctx, giveUp := p.Context, p.giveUp
+// impatient is a context that ends when the model is still being loaded after timeouts.model_wait, or begins to be after that.
+func (j *job) impatient(outer context.Context) (ctx context.Context, end func()) {
+	ctx, giveUp := context.WithCancelCause(outer)
 	var look func()
 	look = func() {
-		if err := h.LoadingError(); err != nil {
+		if err := j.h.LoadingError(); err != nil {
 			giveUp(err)
 		} else if ctx.Err() == nil {
 			time.AfterFunc(time.Second, look)
 		}
 	}
-	p.timer = time.AfterFunc(after, look)
-}
-
-func (p *patience) end() {
-	if p.giveUp != nil {
-		p.timer.Stop()
-		p.giveUp(nil)
+	timer := time.AfterFunc(j.s.modelWait, look)
+	return ctx, func() {
+		timer.Stop()
+		giveUp(nil)
 	}
 }
 
