@@ -103,12 +103,21 @@ func FuzzErrorText(f *testing.F) {
 	})
 }
 
-// TestBriefLeavesDetails: an error that has details is written the long way.
+// TestBriefLeavesDetails: an error whose details are shown is written the long way, and the short way is the same for others.
 func TestBriefLeavesDetails(t *testing.T) {
-	p := problem{code: CodeConflict, details: map[string]any{"job_id": "x"}}
-	for _, face := range []face{faceNative, faceOpenAI, faceOllama} {
-		if b, ok := p.brief(nil, face, ""); ok || len(b) > 0 {
-			t.Errorf("%v: %s", face, b)
+	for _, c := range []struct {
+		details map[string]any
+		brief   [3]bool // native, OpenAI, Ollama
+	}{
+		{map[string]any{"job_id": "x"}, [3]bool{false, true, true}}, {map[string]any{"loading": 1}, [3]bool{}}, {map[string]any{"loading": nil}, [3]bool{false, true, true}},
+		{map[string]any{}, [3]bool{true, true, true}}, {nil, [3]bool{true, true, true}},
+	} {
+		p := problem{code: CodeConflict, message: "m", status: 409, details: c.details}
+		for _, face := range []face{faceNative, faceOpenAI, faceOllama} {
+			b, ok := p.brief(nil, face, "c")
+			if ok != c.brief[face] || ok && string(b) != string(p.full(nil, face, "c")) {
+				t.Errorf("%v %v: %v %s", c.details, face, ok, b)
+			}
 		}
 	}
 }

@@ -43,7 +43,7 @@ func (readyJob) Limits() http.Header                                         { r
 func (readyJob) Serve(context, http.ResponseWriter, httpserver.View) error   { return nil }
 func (readyJob) Result(context, httpserver.View) (*httpserver.Result, error) { return &whole, nil }
 
-var whole = httpserver.Result{Status: 200, Header: http.Header{"Content-Type": {"application/json"}, "X-Rbee-Worker-Id": {"w-01"}, "X-Rbee-Queue-Ms": {"0"}},
+var whole = httpserver.Result{Status: 200, ContentType: "application/json", WorkerID: "w-01", QueueMs: "0",
 	Body: []byte(`{"id":"chatcmpl-1","object":"chat.completion","created":1764331200,"model":"rig","choices":[{"index":0,"message":{"role":"assistant","content":"Once upon a time"},"finish_reason":"stop"}],"usage":{"prompt_tokens":12,"completion_tokens":4,"total_tokens":16}}`)}
 
 type refusing struct{ err error }

@@ -26,6 +26,7 @@ func (c *call) body(limit int64) ([]byte, error) {
 	if r.ContentLength == 0 {
 		return nil, nil
 	}
+	c.read = true
 	if !c.w.limited { // else net/http has set the deadline with the request's first byte, and takes it off at the body's end
 		rc := http.NewResponseController(c.w.ResponseWriter)
 		if r.Header["Expect"] != nil { // 100 Continue is written before anything else sets a deadline
@@ -60,6 +61,24 @@ func (c *call) hold(n int64) error {
 	return nil
 }
 
+// leave reads a short body that nobody wanted. net/http would do the same, but only when it writes the answer; it watches the
+// connection from the body's end on, and to begin that at the moment at which it ends again is what costs most in a refusal.
+func (c *call) leave() {
+	if c.read || !c.w.limited || c.r.ContentLength <= 0 || c.r.ContentLength > smallBody || c.r.Header["Expect"] != nil {
+		return
+	}
+	box, _ := chunks.Get().(*[]byte)
+	if cap(*box) < 1024 {
+		*box = make([]byte, 0, 1024)
+	}
+	for b := (*box)[:cap(*box)]; ; {
+		if _, err := c.r.Body.Read(b); err != nil {
+			break
+		}
+	}
+	chunks.Put(box)
+}
+
 // The sizes of bodies whose memory is used again when they are refused as they are: smaller ones cost less than the pool.
 const smallBody, commonBody = 4 << 10, 64 << 10
 
@@ -84,7 +103,9 @@ func (c *call) room() []byte {
 // reuse takes back the memory of a body that nobody has seen but the parser, which keeps nothing of it.
 func (c *call) reuse(b []byte) {
 	if cap(b) > smallBody && cap(b) <= commonBody {
-		c.s.refused.Put(&b)
+		box := new([]byte)
+		*box = b
+		c.s.refused.Put(box)
 	}
 }
 

@@ -201,3 +201,45 @@ func TestDrainCutsAtItsDeadline(t *testing.T) {
 		t.Error("the job's client saw a clean end")
 	}
 }
+
+// TestRefusedBodiesAreNobodys: the memory of a body that was refused is used again, that of a body that somebody has is not.
+func TestRefusedBodiesAreNobodys(t *testing.T) {
+	g := newRig(t, false, httpserver.Options{})
+	var mu sync.Mutex
+	kept := map[byte][][]byte{} // by what they are filled with
+	g.f.Refuse = func(r *httpserver.Request) error {
+		mu.Lock()
+		defer mu.Unlock()
+		fill := r.Prompt[len(r.Prompt)/2]
+		kept[fill] = append(kept[fill], r.Body)
+		if fill%2 == 0 { // refused, too, but not by the parser
+			return &coded{code: "RATE_LIMITED"}
+		}
+		return nil
+	}
+	body := func(fill byte, model string) string {
+		return `{"model":` + model + `,"messages":[{"role":"user","content":"` + strings.Repeat(string(fill), 10_000) + `"}]}`
+	}
+	var wg sync.WaitGroup
+	for worker := range 8 {
+		wg.Go(func() {
+			fill := byte('a' + worker)
+			for range 50 {
+				if got, err := g.try("POST", "/v1/chat/completions", body(fill, `"m"`)); err != nil || got == "" {
+					t.Error(got, err)
+				}
+				if got, err := g.try("POST", "/v1/chat/completions", body('z', `5`)); err != nil || !strings.Contains(got, "model must be") {
+					t.Error(got, err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	for fill, all := range kept {
+		for _, b := range all {
+			if string(b) != body(fill, `"m"`) {
+				t.Fatalf("a body of %q became %.60q", fill, b)
+			}
+		}
+	}
+}

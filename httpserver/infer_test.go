@@ -1,6 +1,8 @@
 package httpserver_test
 
 import (
+	"bytes"
+	"net/http"
 	"strings"
 	"testing"
 
@@ -68,5 +70,30 @@ func TestTraceparent(t *testing.T) {
 	}
 	if resp, _ := g.do(t, "POST", "/v1/chat/completions", chatBody, "Traceparent", good, "Traceparent", good); resp.StatusCode != 200 || g.f.Last().Traceparent != "" {
 		t.Errorf("two of them: %d %q", resp.StatusCode, g.f.Last().Traceparent)
+	}
+}
+
+// TestResultSaysWhere: what a Result says in its fields goes out as headers, and what it says in Header as well.
+func TestResultSaysWhere(t *testing.T) {
+	g := newRig(t, false, httpserver.Options{})
+	for _, c := range []struct {
+		res  httpserver.Result
+		want [3]string // X-Rbee-Worker-Id, X-Rbee-Queue-Ms, Content-Type
+	}{
+		{httpserver.Result{}, [3]string{"", "", "application/json"}},
+		{httpserver.Result{ContentType: "text/plain", WorkerID: "w1", QueueMs: "7"}, [3]string{"w1", "7", "text/plain"}},
+		{httpserver.Result{Header: http.Header{"x-rbee-worker-id": {"w2"}, "Content-Type": {"audio/wav"}}}, [3]string{"w2", "", "audio/wav"}},
+		{httpserver.Result{Header: http.Header{"X-Rbee-Worker-Id": {"w2"}, "X-Rbee-Queue-Ms": {"8"}, "Content-Type": {"audio/wav"}}, WorkerID: "w1", ContentType: "text/plain"}, [3]string{"w1", "8", "text/plain"}},
+		{httpserver.Result{Status: 400, WorkerID: "w1", Body: []byte(`{"error":"bad"}`)}, [3]string{"w1", "", "application/json"}},
+		{httpserver.Result{WorkerID: "w1", Body: bytes.Repeat([]byte("x"), 100_000)}, [3]string{"w1", "", "application/json"}},
+	} {
+		g.f.OnResult = func(context, *httpserver.Request, httpserver.View) (*httpserver.Result, error) { return &c.res, nil }
+		resp, body := g.do(t, "POST", "/v1/chat/completions", chatBody)
+		if got := [3]string{resp.Header.Get("X-Rbee-Worker-Id"), resp.Header.Get("X-Rbee-Queue-Ms"), resp.Header.Get("Content-Type")}; got != c.want {
+			t.Errorf("%v, want %v", got, c.want)
+		}
+		if c.res.Status == 0 && (body != string(c.res.Body) || resp.ContentLength != int64(len(body))) {
+			t.Errorf("%d bytes, %d stated, %d wanted", len(body), resp.ContentLength, len(c.res.Body))
+		}
 	}
 }

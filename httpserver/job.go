@@ -58,7 +58,10 @@ type View struct {
 
 // Result is a whole answer.
 type Result struct {
-	Status int         // 0 = 200
-	Header http.Header // X-Rbee-Worker-Id, X-Rbee-Queue-Ms, Content-Type; hop-by-hop fields are ignored
-	Body   []byte
+	Status      int         // 0 = 200
+	ContentType string      // "" = what Header says, or else application/json
+	WorkerID    string      // for X-Rbee-Worker-Id, "" = not told
+	QueueMs     string      // for X-Rbee-Queue-Ms, "" = not told
+	Header      http.Header // others; hop-by-hop fields are ignored. Most answers need none, and no map is made for the fields above
+	Body        []byte
 }

@@ -264,8 +264,7 @@ func printable(s string) bool {
 
 func (c *call) jobHeaders(job Job) {
 	h := c.w.Header()
-	c.said[2] = job.ID()
-	h["X-Rbee-Job-Id"] = c.said[2:3:3]
+	c.say(h, "X-Rbee-Job-Id", 2, job.ID())
 	for k, v := range job.Limits() {
 		h[k] = v
 	}
@@ -278,6 +277,17 @@ func (c *call) resultHeaders(res *Result) {
 			h[k] = v
 		}
 	}
+	c.say(h, "X-Rbee-Worker-Id", 3, res.WorkerID)
+	c.say(h, "X-Rbee-Queue-Ms", 4, res.QueueMs)
+	c.say(h, "Content-Type", 5, res.ContentType)
+}
+
+// say sets a header of one value that is not empty; at is the value's place in said.
+func (c *call) say(h http.Header, name string, at int, value string) {
+	if value != "" {
+		c.said[at] = value
+		h[name] = c.said[at : at+1 : at+1]
+	}
 }
 
 // unchunked is the size up to which net/http finds out the length of a body by itself.
@@ -288,8 +298,7 @@ func (c *call) writeResult(res *Result) {
 	c.resultHeaders(res)
 	h := c.w.Header()
 	if first(h, "Content-Type") == "" {
-		c.said[3] = "application/json"
-		h["Content-Type"] = c.said[3:4:4]
+		c.say(h, "Content-Type", 5, "application/json")
 	}
 	if len(res.Body) > unchunked {
 		h["Content-Length"] = []string{strconv.Itoa(len(res.Body))}

@@ -50,7 +50,7 @@ func parseBody(req *Request, body []byte, maxDepth int) error {
 
 func asInvalid(err error) error {
 	if bad, ok := find[*strict.Error](err); ok {
-		return invalid("", "%s", "the body is not acceptable JSON: "+bad.Error())
+		return &Error{ErrCode: CodeInvalidRequest, Message: "the body is not acceptable JSON: " + bad.Error()}
 	}
 	return err
 }

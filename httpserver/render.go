@@ -84,7 +84,7 @@ func writeError(w http.ResponseWriter, f face, correlation string, p *problem) {
 
 // brief renders an error that has nothing to say but the usual, which needs no reflection.
 func (p *problem) brief(b []byte, f face, correlation string) (out []byte, ok bool) {
-	if len(p.details) > 0 {
+	if p.details["loading"] != nil || f == faceNative && len(p.details) > 0 {
 		return b, false
 	}
 	switch f {
@@ -117,8 +117,8 @@ func (p *problem) full(b []byte, f face, correlation string) []byte {
 	switch f {
 	case faceOpenAI:
 		var param *string
-		if p.param != "" {
-			param = &p.param
+		if given := p.param; given != "" {
+			param = &given
 		}
 		body = openaiError{openaiBody{p.message, openaiType(p.status, p.code), param, openaiCode(p)}, loading}
 	case faceOllama:

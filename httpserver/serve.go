@@ -33,8 +33,9 @@ type call struct {
 
 	over   chan error // tells the handler that waits for it how the answer ended; nil where none waits
 	own    response
-	said   [4]string // values of the headers that every answer has, in one piece
+	said   [6]string // values of the headers that every answer has, in one piece
 	keyBad bool      // the Authenticator said so
+	read   bool      // somebody has begun to read the body
 }
 
 // response remembers whether the answer has begun.
@@ -221,6 +222,7 @@ func (c *call) fail(err error) {
 		err = refuse(CodeCancelled, "cancelled: the client has gone") // who closed its own side only reads it
 	}
 	c.w.paced = false
+	c.leave()
 	p := resolve(err)
 	if c.keyBad && p.status == http.StatusUnauthorized {
 		c.w.Header()["Www-Authenticate"] = []string{`Bearer realm="rbee"`}
@@ -269,8 +271,8 @@ func (c *call) identify() {
 		c.correlation = c.requestID
 	}
 	h := c.w.Header()
-	c.said[0], c.said[1] = c.requestID, c.correlation
-	h["X-Request-Id"], h["X-Correlation-Id"] = c.said[0:1:1], c.said[1:2:2]
+	c.say(h, "X-Request-Id", 0, c.requestID)
+	c.say(h, "X-Correlation-Id", 1, c.correlation)
 }
 
 // headerID returns a header's value when it is 1 to 128 characters of [A-Za-z0-9._-].

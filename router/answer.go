@@ -104,7 +104,7 @@ func errorText(body []byte) string {
 func (t *task) conclude(res *reservation, x *exchange, out *Outcome) {
 	w := x.w
 	out.Worker, out.Node, out.Started = w.ID, w.Node, x.g.started
-	out.Duration = time.Since(x.g.started)
+	out.Duration = x.g.took
 	if last := time.Duration(x.g.firstAt.Load()); last > 0 && out.FirstToken == 0 {
 		out.FirstToken = last
 	}
@@ -117,8 +117,8 @@ func (t *task) conclude(res *reservation, x *exchange, out *Outcome) {
 	if out.Kind == Aborted && w.Capabilities.CancelCall && x.c != nil {
 		t.r.callCancel(*w, t.job.ID)
 	}
+	t.r.sched.Observe(t.job, *w, *out) // first: the scheduler still has it before it
 	res.release(*out)
-	t.r.sched.Observe(t.job, *w, *out)
 	t.report(w, out)
 	if t.r.o.Hooks.OnTry != nil {
 		t.r.o.Hooks.OnTry(t.job, *w, *out)

@@ -172,7 +172,7 @@ func (t *task) attempt(res *reservation) (v verdict, parked bool) {
 	if !x.req.stream {
 		first = t.r.o.reply(t.job.MaxTokens)
 	}
-	x.ctx, x.pool, x.w, x.job = t.ctx, t.r.pool, w, t.job
+	x.pool, x.w, x.job = t.r.pool, w, t.job
 	x.g.begin(t.ctx, first, t.r.o.InterToken)
 	t.begin(w, x.g.started)
 	out, parked := t.converse(s, x, res, cont)
@@ -199,7 +199,7 @@ func (t *task) begin(w *Worker, now time.Time) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.worker = *w
+	t.worker = w
 	if t.started.IsZero() {
 		t.started = now
 	}
@@ -289,8 +289,8 @@ func mediaType(contentType string) string {
 
 // relay passes a streamed answer on.
 func (t *task) relay(s Stream, x *exchange, res *reservation, resp *response) (out Outcome, parked bool) {
-	f := &x.f
-	f.streamBody, f.x, f.keep = bodyOf(x.c, resp), x, !resp.closes
+	f := &frames{streamBody: bodyOf(x.c, resp), x: x, keep: !resp.closes}
+	x.f = f
 	o := CopyOptions{Protocol: orText(x.w.Protocol, ProtocolOpenAI), Surface: x.req.surface, Attempt: t.job.Attempt, Status: resp.status,
 		ContentType: resp.contentType, Continued: t.emitted, UsageInjected: x.req.usageInjected,
 		Stop: x.req.stop, FirstToken: x.g.first, InterToken: x.g.inter}

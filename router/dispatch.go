@@ -175,7 +175,7 @@ func (d *dispatcher) dispatch(ctx context.Context) {
 			return
 		}
 		t := d.view.tasks[i]
-		res := r.hold(t.job, &p, now)
+		res := r.hold(t, &p, now)
 		switch p.Action {
 		case Route:
 			if slices.Contains(t.job.Exclude, p.Worker.ID) {

@@ -80,7 +80,8 @@ type Stream interface {
 	// Copy relays the worker's event stream until its own end. Anything but a proper end is an error.
 	Copy(ctx context.Context, body io.ReadCloser, o CopyOptions) (Outcome, error)
 	// Body relays a whole answer. With a status of 400 or more it is the worker's refusal, shown as it is where a reader
-	// has seen nothing yet; Fail follows.
+	// has seen nothing yet; Fail follows. header is without what is about the exchange alone (Date, Content-Length,
+	// Connection and the like); answers share it, so it must not be changed.
 	Body(ctx context.Context, status int, header http.Header, body []byte) (Outcome, error)
 	// End and Fail write the terminal event; exactly one of them is called, once.
 	End(ctx context.Context, r Result) error

@@ -10,7 +10,6 @@ import (
 
 // exchange is one request and its answer.
 type exchange struct {
-	ctx    *life
 	pool   *pool
 	w      *Worker
 	g      guard
@@ -18,12 +17,12 @@ type exchange struct {
 	reused bool
 	req    wire
 	job    *Job
-	f      frames // of an answer that is a stream
+	f      *frames // of an answer that is a stream
 }
 
 // post connects and writes the request.
 func (x *exchange) post(fresh bool) error {
-	c, reused, err := x.pool.get(x.ctx, x.w, fresh, x.g.started)
+	c, reused, err := x.pool.get(x.g.ctx, x.w, fresh, x.g.started)
 	if err != nil {
 		return &dialError{err}
 	}
@@ -38,7 +37,7 @@ func (x *exchange) post(fresh bool) error {
 // once: nothing of an answer was seen.
 func (x *exchange) answer(posted error) (response, error) {
 	resp, err := x.read(posted)
-	if err == nil || !x.reused || x.c.got || x.ctx.Err() != nil {
+	if err == nil || !x.reused || x.c.got || x.g.ctx.Err() != nil {
 		return resp, err
 	}
 	if x.c.stream {
@@ -68,25 +67,25 @@ func (x *exchange) read(posted error) (response, error) {
 
 // end gives the connection back, or closes it.
 func (x *exchange) end(keep bool) {
-	if ok := x.g.release(); x.c == nil {
-		return
-	} else if keep && ok {
-		x.pool.put(x.w, x.c, time.Now())
-		return
+	ok := x.g.release()
+	switch {
+	case x.c == nil:
+	case keep && ok:
+		x.pool.put(x.w, x.c, x.g.ended())
+	default:
+		_ = x.c.Close()
 	}
-	_ = x.c.Close()
 }
 
 // endStream is end after a streamed answer, whose body may not have ended yet.
 func (x *exchange) endStream(r *Router, err error) {
-	f := &x.f
-	ok := x.g.release()
+	f, ok := x.f, x.g.release()
 	switch {
 	case !ok || err != nil || f.state.Load() != framesDone || !f.keep || !x.pool.lasting(x.w):
 		_ = x.c.Close()
 	case f.over():
 		x.c.stream = true
-		x.pool.put(x.w, x.c, time.Now())
+		x.pool.put(x.w, x.c, x.g.ended())
 	default:
 		r.enter()
 		go r.recycle(x, f)

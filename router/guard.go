@@ -12,8 +12,9 @@ type guard struct {
 	ctx          *life
 	first, inter time.Duration
 	started      time.Time
-	last         atomic.Int64 // of the last byte, since started; 0 = none yet
-	firstAt      atomic.Int64 // of the first
+	took         time.Duration // until it was released
+	last         atomic.Int64  // of the last byte, since started; 0 = none yet
+	firstAt      atomic.Int64  // of the first
 
 	mu      sync.Mutex
 	c       *conn
@@ -92,6 +93,7 @@ func (g *guard) touch() {
 // release ends the watch; it reports whether the connection is still good.
 func (g *guard) release() bool {
 	g.ctx.unwatch(g)
+	g.took = time.Since(g.started)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.c != nil {
@@ -101,6 +103,9 @@ func (g *guard) release() bool {
 	g.over, g.c = true, nil
 	return ok
 }
+
+// ended is when it was released.
+func (g *guard) ended() time.Time { return g.started.Add(g.took) }
 
 // why explains an error: the guard's own reason, where it has one, is the cause.
 func (g *guard) why(err error) error {

@@ -122,8 +122,16 @@ func (l *lane) parse(text []byte, stream bool) (resp response, n int, ok bool) {
 	if l != nil {
 		known = l.headers[which(stream)].Load()
 	}
-	first, same, kept := n, known != nil, 0 // kept: bytes of the lines that stay
+	first, same, kept := n, known != nil, 0 // kept: bytes of the last answer's lines
 	for {
+		if same { // most lines are the last answer's
+			if rest := known.raw[kept:]; len(rest) > 0 {
+				if end := bytes.IndexByte(rest, '\n') + 1; bytes.HasPrefix(text[n:], rest[:end]) {
+					n, kept = n+end, kept+end
+					continue
+				}
+			}
+		}
 		line, name, value := lineOf(text[n:])
 		n += len(line)
 		switch {
@@ -144,10 +152,7 @@ func (l *lane) parse(text []byte, stream bool) (resp response, n int, ok bool) {
 		if !fine {
 			return resp, 0, false
 		}
-		if stays {
-			same = same && bytes.HasPrefix(known.raw[kept:], line)
-			kept += len(line)
-		}
+		same = same && !stays // it would have been the last answer's next
 	}
 }
 

@@ -2,7 +2,6 @@ package router
 
 import (
 	"context"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,19 +16,27 @@ type life struct {
 	err   error
 	cause error
 	done  chan struct{} // once somebody asked for it
-	until time.Time
-	timer *time.Timer
-	guard *guard // of the attempt that is under way
-	hooks []*hook
+	bound *bound        // nil: without a deadline
+	guard *guard        // of the attempt that is under way
+	hooks *hook
 }
 
-type hook struct{ fn func() }
+// bound is a deadline.
+type bound struct {
+	at    time.Time
+	timer *time.Timer
+}
+
+type hook struct {
+	fn   func()
+	next *hook
+}
 
 var _ context.Context = (*life)(nil)
 
 // limit gives the life a deadline, before anybody else knows of it.
 func (l *life) limit(deadline time.Time) {
-	l.until = deadline
+	l.bound = &bound{at: deadline}
 	left := time.Until(deadline)
 	if left <= 0 {
 		l.end(context.DeadlineExceeded, errDeadline)
@@ -37,7 +44,7 @@ func (l *life) limit(deadline time.Time) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.timer = time.AfterFunc(left, func() { l.end(context.DeadlineExceeded, errDeadline) })
+	l.bound.timer = time.AfterFunc(left, func() { l.end(context.DeadlineExceeded, errDeadline) })
 }
 
 // cancel ends the life for a reason. Only the first end counts.
@@ -54,8 +61,8 @@ func (l *life) end(err, cause error) {
 	if l.done != nil {
 		close(l.done)
 	}
-	if l.timer != nil {
-		l.timer.Stop()
+	if l.bound != nil && l.bound.timer != nil {
+		l.bound.timer.Stop()
 	}
 	g, hooks := l.guard, l.hooks
 	l.guard, l.hooks = nil, nil
@@ -63,7 +70,7 @@ func (l *life) end(err, cause error) {
 	if g != nil {
 		go g.shut() // closing a connection may take its time, and nobody here has any
 	}
-	for _, h := range hooks {
+	for h := hooks; h != nil; h = h.next {
 		h.fn()
 	}
 }
@@ -96,7 +103,12 @@ func (l *life) why() error {
 }
 
 // Deadline implements context.Context.
-func (l *life) Deadline() (time.Time, bool) { return l.until, !l.until.IsZero() }
+func (l *life) Deadline() (at time.Time, ok bool) {
+	if l.bound == nil {
+		return at, false
+	}
+	return l.bound.at, true
+}
 
 // Err implements context.Context.
 func (l *life) Err() error {
@@ -134,21 +146,26 @@ func (l *life) Value(key any) any {
 // AfterFunc calls fn once the life ends, unless stop came first. With it package context hangs its own contexts under this
 // one without a goroutine for each; fn must not block.
 func (l *life) AfterFunc(fn func()) (stop func() bool) {
-	h := &hook{fn}
+	h := &hook{fn: fn}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.over.Load() {
 		go fn() // package context holds a lock that fn wants
 		return func() bool { return false }
 	}
-	l.hooks = append(l.hooks, h)
-	return func() bool {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		i := slices.Index(l.hooks, h)
-		if i >= 0 {
-			l.hooks = slices.Delete(l.hooks, i, i+1)
+	h.next, l.hooks = l.hooks, h
+	return func() bool { return l.unhook(h) }
+}
+
+// unhook takes a hook away; false when it has run, or runs.
+func (l *life) unhook(h *hook) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for at := &l.hooks; *at != nil; at = &(*at).next {
+		if *at == h {
+			*at = h.next
+			return true
 		}
-		return i >= 0
 	}
+	return false
 }

@@ -233,7 +233,7 @@ func (r *Router) loadFailed(t *task, node string, why error) {
 		r.fail(t, why)
 		return
 	}
-	res := r.hold(t.job, &p, time.Now())
+	res := r.hold(t, &p, time.Now())
 	switch {
 	case p.Action == Route:
 		if r.take(t) {

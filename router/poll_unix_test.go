@@ -349,10 +349,15 @@ func TestParkedStreamsAtRandom(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range jobs {
 		wg.Go(func() {
-			h, err := g.Submit(context.Background(), complete(6))
+			j := complete(6)
+			j.Inline = i%2 == 0
+			h, err := g.Submit(context.Background(), j)
 			if err != nil {
 				t.Errorf("submit: %v", err)
 				return
+			}
+			if j.Inline {
+				wg.Go(func() { h.Carry() })
 			}
 			cancels := i%5 == 0
 			if cancels {

@@ -72,6 +72,11 @@ func chaos(t *testing.T, seed uint64, jobs int) {
 	kinds := []func(int) *Job{complete, chat, native, func(n int) *Job {
 		j := complete(n)
 		j.Stream, j.Body = false, fmt.Appendf(nil, `{"prompt":"P","max_tokens":%d}`, n)
+		j.Inline = rnd(2) == 0
+		return j
+	}, func(n int) *Job {
+		j := chat(n)
+		j.Inline = true
 		return j
 	}}
 	var wg sync.WaitGroup
@@ -88,6 +93,9 @@ func chaos(t *testing.T, seed uint64, jobs int) {
 				return
 			}
 			handles[i] = h
+			if j.Inline {
+				wg.Go(func() { h.Carry() })
+			}
 			s := g.streams.get(j.ID)
 			s.attach()
 			switch pause := time.Duration(rnd(40)) * time.Millisecond; rnd(5) {

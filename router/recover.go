@@ -118,7 +118,7 @@ func (r *Router) enroll(t *task) bool {
 		return false
 	}
 	r.tasks[t.job.ID] = t
-	r.shares.change(t.job, 1, 0, time.Now())
+	t.seat, _, _ = r.shares.enter(t.job, time.Now())
 	return true
 }
 

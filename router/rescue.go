@@ -118,7 +118,7 @@ func (t *task) replace(v verdict) *reservation {
 	r.log.Info("job goes on elsewhere", "job", t.job.ID, "worker", t.worker.ID, "continued", t.emitted, "reason", logText(v.why))
 	t.owed = r.o.Budget != nil && !t.emitted && !r.o.Budget.Take()
 	if t.owed || t.busy > 1 { // no leave yet, or everybody is busy, whatever the scheduler believes
-		t.wait(v, r.hold(t.job, &Placement{Action: Wait}, time.Now()))
+		t.wait(v, r.hold(t, &Placement{Action: Wait}, time.Now()))
 		return nil
 	}
 	p, err := r.sched.Place(t.ctx, t.job)
@@ -131,7 +131,7 @@ func (t *task) replace(v verdict) *reservation {
 		}
 		return nil
 	}
-	res := r.hold(t.job, &p, time.Now())
+	res := r.hold(t, &p, time.Now())
 	switch p.Action {
 	case Route:
 		if slices.Contains(t.job.Exclude, p.Worker.ID) { // nobody else, for now
@@ -140,7 +140,7 @@ func (t *task) replace(v verdict) *reservation {
 				t.finish(v.res)
 				return nil
 			}
-			t.wait(v, r.hold(t.job, &Placement{Action: Wait}, time.Now()))
+			t.wait(v, r.hold(t, &Placement{Action: Wait}, time.Now()))
 			return nil
 		}
 		if err := r.queue.Started(t.ctx, t.job.ID, p.Worker.ID, p.Worker.Node, t.job.Attempt+1); err != nil {
@@ -196,7 +196,7 @@ func (r *Router) callCancel(w Worker, id string) {
 		ctx := &life{}
 		ctx.limit(time.Now().Add(time.Second))
 		defer ctx.cancel(errCancelled)
-		x := &exchange{ctx: ctx, pool: r.pool, w: &w, job: &Job{},
+		x := &exchange{pool: r.pool, w: &w, job: &Job{},
 			req: wire{path: "/v1/cancel", contentType: "application/json", body: []byte(`{"job_id":` + quote(id) + `}`)}}
 		x.g.begin(ctx, time.Second, time.Second)
 		_, _ = x.answer(x.post(true))

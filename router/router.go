@@ -42,6 +42,7 @@ type Router struct {
 	more     bool            // the store holds waiting jobs that the line has no room for
 	shuffled bool            // the line is not known to be in fair order
 
+	nobody Worker      // of a task that has not been on any: never written
 	waits  atomic.Bool // somebody is in the line or an orphan
 	shares shares
 }
@@ -86,7 +87,7 @@ func (r *Router) Submit(ctx context.Context, j *Job) (*Handle, error) {
 			return nil, err
 		}
 	}
-	res := r.hold(j, &p, now)
+	res := r.hold(t, &p, now)
 	switch p.Action {
 	case Reject:
 		return nil, refuse(orCode(p.Code), p.RetryAfter, nil, "%s", orText(p.Reason, "no worker or hive can run this"))
@@ -126,7 +127,8 @@ func (r *Router) register(t *task, now time.Time) (may bool, err error) {
 		return false, refuse("CONFLICT", 0, nil, "job %s exists already", t.job.ID)
 	}
 	r.tasks[t.job.ID] = t
-	may, owed := r.shares.enter(t.job, now)
+	var owed bool
+	t.seat, may, owed = r.shares.enter(t.job, now)
 	return may && r.waiting[t.job.Model] == 0 || owed, nil
 }
 
@@ -297,7 +299,7 @@ func (r *Router) remove(t *task) {
 		if now.IsZero() {
 			now = time.Now()
 		}
-		r.shares.change(t.job, -1, 0, now)
+		r.shares.change(t.seat, -1, 0, now)
 	}
 	t.state = ended
 	if r.gone != nil {

@@ -207,6 +207,7 @@ func borrowBody(text []byte) (*body, error) {
 	b, _ := bodies.Get().(*body)
 	ms, err := members(text, b.members)
 	if err != nil {
+		b.members = b.members[:cap(b.members)] // some of it has been used
 		return b, err
 	}
 	b.text, b.members = text, ms
@@ -215,11 +216,12 @@ func borrowBody(text []byte) (*body, error) {
 
 // giveBack ends the use of a body; what get and bytes gave stays valid.
 func (b *body) giveBack() {
-	clear(b.members[:cap(b.members)])
-	if cap(b.members) > 64 {
+	if cap(b.members) > 64 || cap(b.added) > 64 {
 		return
 	}
-	*b = body{members: b.members[:0]}
+	clear(b.members)
+	clear(b.added)
+	*b = body{members: b.members[:0], added: b.added[:0]}
 	bodies.Put(b)
 }
 
@@ -361,9 +363,17 @@ func (b *body) bytes() []byte {
 		if len(out) > 1 {
 			out = append(out, ',')
 		}
-		out = append(append(append(out, quote(a.name)...), ':'), a.raw...)
+		out = append(append(appendQuote(out, a.name), ':'), a.raw...)
 	}
 	return append(out, '}')
+}
+
+// appendQuote appends a JSON string.
+func appendQuote(b []byte, s string) []byte {
+	if plainText(s) {
+		return append(append(append(b, '"'), s...), '"')
+	}
+	return append(b, quote(s)...)
 }
 
 // quote is a JSON string.

@@ -34,28 +34,14 @@ type use struct {
 	seen    time.Time
 }
 
-func (s *shares) change(j *Job, inside, running int, now time.Time) {
-	if s.slots == nil {
-		return
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.note(j, inside, running, now)
+// seat is where a job is counted. It stays valid while the job is inside or holds a slot.
+type seat struct {
+	m *share
+	u *use
 }
 
-// enter counts a job that arrives, and says what may and owed would.
-func (s *shares) enter(j *Job, now time.Time) (may, owed bool) {
-	if s.slots == nil {
-		return true, false
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.note(j, 1, 0, now)
-	return s.rule(j, now)
-}
-
-// note is change. The caller holds mu.
-func (s *shares) note(j *Job, inside, running int, now time.Time) {
+// seat finds a job's. The caller holds mu.
+func (s *shares) seat(j *Job) seat {
 	m := s.models[j.Model]
 	if m == nil {
 		m = &share{tenants: make(map[string]*use)}
@@ -69,9 +55,38 @@ func (s *shares) note(j *Job, inside, running int, now time.Time) {
 		u = &use{}
 		m.tenants[j.Tenant] = u
 	}
+	return seat{m, u}
+}
+
+// enter counts a job that arrives; may and owed are what judge says.
+func (s *shares) enter(j *Job, now time.Time) (at seat, may, owed bool) {
+	if s.slots == nil {
+		return seat{}, true, false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at = s.seat(j)
+	at.note(1, 0, now)
+	may, owed = s.rule(at.m, at.u, j.Model, now)
+	return at, may, owed
+}
+
+// change counts a job that goes (inside), or takes or leaves a slot (running).
+func (s *shares) change(at seat, inside, running int, now time.Time) {
+	if at.u == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at.note(inside, running, now)
+}
+
+// note is change. The caller holds mu.
+func (at seat) note(inside, running int, now time.Time) {
+	u := at.u
 	u.inside += inside
 	u.running += running
-	m.running += running
+	at.m.running += running
 	u.seen = now
 	if u.inside >= u.peak || now.Sub(u.peaked) > lately {
 		u.peak, u.peaked = u.inside, now
@@ -107,21 +122,23 @@ func (s *shares) judge(j *Job, now time.Time) (may, owed bool) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.rule(j, now)
+	m := s.models[j.Model]
+	if m == nil {
+		return true, false
+	}
+	return s.rule(m, m.tenants[j.Tenant], j.Model, now)
 }
 
-// rule is judge. The caller holds mu.
-func (s *shares) rule(j *Job, now time.Time) (may, owed bool) {
-	m := s.models[j.Model]
-	if m == nil || len(m.tenants) < 2 {
+// rule is judge for a tenant's use of a model. The caller holds mu.
+func (s *shares) rule(m *share, mine *use, model string, now time.Time) (may, owed bool) {
+	if len(m.tenants) < 2 {
 		return true, false
 	}
 	n := m.forget(now)
-	mine := m.tenants[j.Tenant]
 	if n < 2 || mine == nil {
 		return true, false
 	}
-	slots := s.slots(j.Model)
+	slots := s.slots(model)
 	fair := max(1, slots/n)
 	if mine.running < fair {
 		return true, mine.inside <= mine.running+1

@@ -17,12 +17,12 @@ func TestSharesKeepRoomForOthers(t *testing.T) {
 				return false
 			}
 			taken++
-			s.change(j, 0, 1, time.Now())
+			s.count(j, 0, 1, time.Now())
 			return true
 		}
 		end := func(j *Job, n int) {
 			taken -= n
-			s.change(j, -n, -n, time.Now())
+			s.count(j, -n, -n, time.Now())
 		}
 		fill := func() (n int) {
 			for start(loud) {
@@ -30,14 +30,14 @@ func TestSharesKeepRoomForOthers(t *testing.T) {
 			}
 			return n
 		}
-		s.change(loud, 40, 0, time.Now())
+		s.count(loud, 40, 0, time.Now())
 		for range 16 {
 			if !start(loud) {
 				t.Fatal("a tenant that is alone is held back")
 			}
 		}
 		end(loud, 16)
-		s.change(quiet, 4, 0, time.Now()) // it asks, and is served
+		s.count(quiet, 4, 0, time.Now()) // it asks, and is served
 		for range 4 {
 			if !s.may(quiet, time.Now()) || !start(quiet) {
 				t.Fatal("the quiet tenant is held back")
@@ -50,14 +50,14 @@ func TestSharesKeepRoomForOthers(t *testing.T) {
 		if start(loud) {
 			t.Error("the flood takes what the quiet tenant left a moment ago")
 		}
-		s.change(quiet, 1, 0, time.Now())
+		s.count(quiet, 1, 0, time.Now())
 		if _, owed := s.judge(quiet, time.Now()); !owed {
 			t.Error("the quiet tenant's next job has to wait behind the flood")
 		}
 		if _, owed := s.judge(loud, time.Now()); owed {
 			t.Error("the flood may pass those that wait")
 		}
-		s.change(quiet, -1, 0, time.Now())
+		s.count(quiet, -1, 0, time.Now())
 		<-time.After(lately + time.Second) // of the synthetic clock
 		if n := fill(); n != 4 {
 			t.Errorf("the flood got %d of the four slots that nobody uses any more", n)
@@ -71,19 +71,19 @@ func TestSharesAreBounded(t *testing.T) {
 	s := &shares{slots: func(string) int { return slots }}
 	for i := range 100 {
 		j := &Job{Model: "m", Tenant: string(rune('A' + i))}
-		s.change(j, 1, 0, time.Now())
-		s.change(j, -1, 0, time.Now())
+		s.count(j, 1, 0, time.Now())
+		s.count(j, -1, 0, time.Now())
 	}
 	loud := &Job{Model: "m", Tenant: "loud"}
-	s.change(loud, 50, 0, time.Now())
+	s.count(loud, 50, 0, time.Now())
 	n := 0
 	for ; s.may(loud, time.Now()); n++ {
-		s.change(loud, 0, 1, time.Now())
+		s.count(loud, 0, 1, time.Now())
 	}
 	if n != 12 {
 		t.Errorf("the flood got %d of 16 slots, want three quarters", n)
 	}
-	s.change(loud, 0, -n, time.Now())
+	s.count(loud, 0, -n, time.Now())
 	slots = 1
 	if !s.may(loud, time.Now()) {
 		t.Error("the only slot is kept free")
@@ -117,4 +117,12 @@ func TestSharesComeBack(t *testing.T) {
 			}
 		}
 	}
+}
+
+// count is change for a job that has no seat yet.
+func (s *shares) count(j *Job, inside, running int, now time.Time) {
+	s.mu.Lock()
+	at := s.seat(j)
+	s.mu.Unlock()
+	s.change(at, inside, running, now)
 }

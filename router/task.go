@@ -27,35 +27,36 @@ type task struct {
 	life    life
 	handle  Handle
 	pending Pending
+	seat    seat
 	final   Result // valid after done
 
 	// guarded by r.mu
 	state taskState
+	owed  bool // waits for leave of the retry budget
+	front bool
 	pos   int
 	told  int
 	since time.Time // in the line
 	until time.Time // for a rescue: the end of its patience
 	pause time.Time // not before
-	owed  bool      // waits for leave of the retry budget
-	front bool
 	load  *load
 	loads int
 
 	mu        sync.Mutex    // guards what a Handle reads, and the opening of the stream
 	done      chan struct{} // once somebody asked for it
 	over      bool          // done is, or would be, closed
+	recovered bool
 	stream    Stream
 	ready     atomic.Pointer[Stream] // to stream, once it is open
 	openErr   error
-	recovered bool
-	worker    Worker
+	worker    *Worker // of the attempt that is under way, or the last one
 	started   time.Time
 
 	// the owner's alone
 	own        *reservation // of an inline job that Handle.Carry has not begun
 	slot       *reservation // the last one, for a panic
+	tries      int          // attempts by this router
 	settled    bool
-	tries      int  // attempts by this router
 	stored     bool // running in the store
 	emitted    bool // frames went out
 	retries    int
@@ -84,7 +85,7 @@ type heldReport struct {
 }
 
 func newTask(r *Router, j *Job) *task {
-	t := &task{r: r, job: j}
+	t := &task{r: r, job: j, worker: &r.nobody}
 	t.ctx, t.handle.t = &t.life, t
 	if !j.Deadline.IsZero() {
 		t.life.limit(j.Deadline)

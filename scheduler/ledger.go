@@ -9,6 +9,7 @@ import (
 type reservation struct {
 	gen                  uint32
 	live, first, landed  bool
+	observed             bool // what its attempt took was learnt already
 	action               Action
 	seq                  int // number of its dispatch on the worker
 	job, tenant          string
@@ -175,7 +176,7 @@ func (s *Scheduler) release(i int32, gen uint32) func() {
 	r.gen++
 	if s.byJob[r.job] == i {
 		delete(s.byJob, r.job)
-		if r.action == Route {
+		if r.action == Route && !r.observed {
 			s.recent.put(r.job, ended{worker: r.w.ID, cached: r.cached, blocks: r.cachedBlocks, work: r.work, seq: r.seq, start: r.start, estFirst: r.estFirst})
 		}
 	}

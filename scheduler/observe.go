@@ -50,6 +50,7 @@ func (s *Scheduler) ended(o Observation) (ended, bool) {
 			if o.TTFT > 0 {
 				s.first(r, min(r.start+int64(o.TTFT), s.now()))
 			}
+			r.observed = true
 			return ended{worker: o.Worker, cached: r.cached, blocks: r.cachedBlocks, work: r.work, seq: r.seq, start: r.start}, true
 		}
 	}

@@ -81,7 +81,8 @@ type Hub struct {
 	expiry  sync.Mutex
 	over    []expiring // finished streams that are still in memory, the oldest first
 	holds   sync.Mutex
-	holding []expiring // streams whose frames may be held, likewise
+	holding []*carrying // streams that are carried by their reader, the longest first
+	letting []*carrying // those whose time has come, while they are looked at
 }
 
 // expiring is a stream and when it may leave memory, or is held no longer.

@@ -9,9 +9,9 @@ import (
 
 // Answer is a whole answer as one body.
 type Answer struct {
-	Status int
-	Header http.Header
-	Body   []byte
+	Status      int
+	ContentType string
+	Body        []byte
 }
 
 // Result waits for the end of the stream and returns the whole answer in the format of the view: a non-streamed
@@ -21,10 +21,7 @@ func (s *Stream) Result(ctx context.Context, v View) (*Answer, error) {
 	r := s.join(true)
 	defer s.leave(r)
 	if v.Carry != nil {
-		stop := context.AfterFunc(ctx, func() { s.leave(r) })
-		group := s.carry(v.Carry)
-		stop()
-		if group != nil {
+		if group := s.carry(ctx, r, v.Carry); group != nil {
 			return s.answerOf(group, v)
 		}
 	}
@@ -74,7 +71,7 @@ type gatherer struct {
 // refuse keeps a worker's refusal, to be returned as it is.
 func (g *gatherer) refuse(frame []byte) {
 	h, body := splitBody(frame)
-	g.refusal = &Answer{Status: h.Status, Header: http.Header{"Content-Type": {h.ContentType}}, Body: append([]byte(nil), body...)}
+	g.refusal = &Answer{Status: h.Status, ContentType: h.ContentType, Body: append([]byte(nil), body...)}
 }
 
 // gathered is one choice.
@@ -215,7 +212,7 @@ func (g *gatherer) answer() *Answer {
 	if g.whole != nil {
 		return wholeAnswer(*g.whole, g.body)
 	}
-	a := &Answer{Status: http.StatusOK, Header: http.Header{"Content-Type": {"application/json"}}}
+	a := &Answer{Status: http.StatusOK, ContentType: "application/json"}
 	if g.started != nil {
 		g.note(newMeta(KindStarted, None, 0, 0), g.started)
 	}

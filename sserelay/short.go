@@ -1,7 +1,7 @@
 package sserelay
 
 import (
-	"net/http"
+	"context"
 	"time"
 )
 
@@ -10,7 +10,8 @@ import (
 // moment at most, and let go as soon as anybody else wants to see them.
 
 const (
-	// holdFor is how long frames are held at most; with the time that a journal may buffer a frame it is below a tenth of a second.
+	// holdFor is how long frames are held at most; with the time that a journal may buffer a frame it is below a tenth of a second. A
+	// reader's going is noticed after that time, and then at once.
 	holdFor = 25 * time.Millisecond
 	// holdBytes is how large an answer may be that is held.
 	holdBytes = 32 << 10
@@ -29,7 +30,7 @@ func (s *Stream) keep(m Meta, size int, build func([]byte) []byte) bool {
 	}
 	s.mu.Lock()
 	first := b == nil
-	if first && (!s.carried || len(s.readers) > 1 || len(s.readers) == 1 && !s.readers[0].whole) {
+	if first && (s.carried == nil || len(s.readers) > 1 || len(s.readers) == 1 && !s.readers[0].whole) {
 		s.mu.Unlock()
 		return false
 	}
@@ -42,9 +43,6 @@ func (s *Stream) keep(m Meta, size int, build func([]byte) []byte) bool {
 	b.data = build(b.data)
 	b.metas = append(b.metas, uint32(m))
 	b.ends = append(b.ends, len(b.data))
-	if first {
-		s.hub.releaseLater(s)
-	}
 	return true
 }
 
@@ -92,7 +90,7 @@ func (s *Stream) endGroup(r Result, failure *Error) {
 	}
 	s.result, s.failure = r, failure
 	s.finish()
-	if s.carried {
+	if s.carried != nil {
 		s.group = b
 	} else {
 		s.hub.putBurst(b)
@@ -100,15 +98,30 @@ func (s *Stream) endGroup(r Result, failure *Error) {
 	s.wake(true)
 }
 
+// carrying is a stream that its reader's goroutine writes. Only one that takes longer than a moment is worth watching: its frames
+// are let go, and its reader leaves when the context that it waits with ends.
+type carrying struct {
+	s     *Stream
+	r     *reader
+	ctx   context.Context
+	begun time.Time
+	stop  func() bool // of the watch over ctx; guarded by the stream's mu
+}
+
 // carry has the stream written on this goroutine, whose caller is its reader. It returns the answer's frames if that was all.
-func (s *Stream) carry(fn func()) *burst {
+func (s *Stream) carry(ctx context.Context, r *reader, fn func()) *burst {
+	c := &carrying{s: s, r: r, ctx: ctx, begun: time.Now()}
 	s.mu.Lock()
-	s.carried = true
+	s.carried = c
 	s.mu.Unlock()
+	s.hub.watch(c)
 	defer func() { // fn may panic
 		s.mu.Lock()
-		s.carried = false
+		s.carried = nil
 		s.mu.Unlock()
+		if c.stop != nil {
+			c.stop()
+		}
 	}()
 	fn()
 	s.mu.Lock()
@@ -159,39 +172,54 @@ func wholeAnswer(h bodyHeader, body []byte) *Answer {
 	if h.ContentType == "" {
 		h.ContentType = "application/json"
 	}
-	a := &struct {
-		Answer
-		kind [1]string
-	}{Answer{Status: h.Status, Body: body}, [1]string{h.ContentType}}
-	a.Header = http.Header{"Content-Type": a.kind[:]}
-	return &a.Answer
+	return &Answer{Status: h.Status, ContentType: h.ContentType, Body: body}
 }
 
-// releaseLater lets go of what a stream holds, if it still does, when its time has come.
-func (h *Hub) releaseLater(s *Stream) {
+// watch has a stream that is being carried looked at when it has taken long enough.
+func (h *Hub) watch(c *carrying) {
 	h.holds.Lock()
 	defer h.holds.Unlock()
-	h.holding = append(h.holding, expiring{s, time.Now().Add(holdFor)})
+	h.holding = append(h.holding, c)
 	if len(h.holding) == 1 {
-		time.AfterFunc(holdFor, h.releaseDue)
+		time.AfterFunc(holdFor, h.look)
 	}
 }
 
-// releaseDue does so; one timer serves all streams.
-func (h *Hub) releaseDue() {
-	h.holds.Lock()
-	due := h.holding
+// look does so for all whose time has come; one timer serves them all, and not more often than it must.
+func (h *Hub) look() {
 	now := time.Now()
+	h.holds.Lock()
 	n := 0
-	for n < len(due) && !now.Before(due[n].at) {
+	for n < len(h.holding) && now.Sub(h.holding[n].begun) >= holdFor {
 		n++
 	}
-	h.holding = append(make([]expiring, 0, len(due)), due[n:]...)
-	if len(h.holding) > 0 {
-		time.AfterFunc(h.holding[0].at.Sub(now), h.releaseDue)
+	due := append(h.letting[:0], h.holding[:n]...)
+	left := copy(h.holding, h.holding[n:])
+	clear(h.holding[left:])
+	h.holding, h.letting = h.holding[:left], nil
+	if left > 0 {
+		time.AfterFunc(max(holdFor-now.Sub(h.holding[0].begun), holdFor/5), h.look)
 	}
 	h.holds.Unlock()
-	for _, e := range due[:n] {
-		e.s.uncover()
+	for _, c := range due {
+		c.late()
+	}
+	clear(due)
+	h.holds.Lock()
+	h.letting = due
+	h.holds.Unlock()
+}
+
+// late has the frames shown and the reader's context watched, if the stream is still being carried.
+func (c *carrying) late() {
+	s := c.s
+	s.mu.Lock()
+	still := s.carried == c
+	if still {
+		c.stop = context.AfterFunc(c.ctx, func() { s.leave(c.r) })
+	}
+	s.mu.Unlock()
+	if still {
+		s.uncover()
 	}
 }

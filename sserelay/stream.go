@@ -26,7 +26,7 @@ type Stream struct {
 	own       reader        // the first of them
 	first     [1]*reader    // where readers begins
 	owned     bool          // own is, or was, in use
-	carried   bool          // the only reader waits for the whole answer, on the goroutine that writes
+	carried   *carrying     // the only reader waits for the whole answer, on the goroutine that writes
 	kept      int           // frames in held
 	group     *burst        // all frames of a stream that has ended, until its carrier takes them
 	room      chan struct{} // a reader moved while the writer waits

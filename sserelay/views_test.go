@@ -132,7 +132,7 @@ func TestBodiesAreKeptAsTheyAre(t *testing.T) {
 		t.Fatal(err)
 	}
 	a, err := s.Result(ctx, View{Format: FormatChat})
-	if err != nil || string(a.Body) != in || a.Header.Get("Content-Type") != "application/json; charset=utf-8" || a.Status != 200 {
+	if err != nil || string(a.Body) != in || a.ContentType != "application/json; charset=utf-8" || a.Status != 200 {
 		t.Fatalf("%s %v", a.Body, err)
 	}
 	if got := result(t, s, View{Format: FormatCompletion}); !strings.Contains(got, `"text":"hi"`) {
@@ -154,7 +154,7 @@ func TestBodiesAreKeptAsTheyAre(t *testing.T) {
 		t.Fatal(err)
 	}
 	a, err = r.Result(ctx, View{Format: FormatRaw})
-	if err != nil || a.Status != 201 || string(a.Body) != big || a.Header.Get("Content-Type") != "audio/mpeg" {
+	if err != nil || a.Status != 201 || string(a.Body) != big || a.ContentType != "audio/mpeg" {
 		t.Fatalf("%v %d", err, len(a.Body))
 	}
 	w := httptest.NewRecorder()

@@ -272,16 +272,25 @@ func (j *job) openAI() sserelay.Format {
 
 // mark says where the job ran; nothing while that is not known.
 func (j *job) mark(h http.Header) {
-	if j.h != nil {
-		if worker, _ := j.h.Worker(); worker != "" {
-			h["X-Rbee-Worker-Id"] = []string{worker}
-		}
-		h["X-Rbee-Queue-Ms"] = []string{strconv.FormatInt(j.h.QueueTime().Milliseconds(), 10)}
-	} else if j.st != nil {
-		if worker, _ := j.st.Worker(); worker != "" {
-			h["X-Rbee-Worker-Id"] = []string{worker}
-		}
+	worker, queued := j.ran()
+	if worker != "" {
+		h["X-Rbee-Worker-Id"] = []string{worker}
 	}
+	if queued != "" {
+		h["X-Rbee-Queue-Ms"] = []string{queued}
+	}
+}
+
+// ran is where the job ran and how many milliseconds it waited, as far as that is known.
+func (j *job) ran() (worker, queued string) {
+	switch {
+	case j.h != nil:
+		worker, _ = j.h.Worker()
+		queued = strconv.FormatInt(j.h.QueueTime().Milliseconds(), 10)
+	case j.st != nil:
+		worker, _ = j.st.Worker()
+	}
+	return worker, queued
 }
 
 // Serve implements httpserver.Job.
@@ -350,11 +359,8 @@ func (j *job) Result(ctx context.Context, v httpserver.View) (*httpserver.Result
 	if err := j.Committed(ctx); err != nil {
 		return nil, err
 	}
-	out := &httpserver.Result{Status: res.Status, Header: res.Header, Body: res.Body}
-	if out.Header == nil {
-		out.Header = http.Header{}
-	}
-	j.mark(out.Header)
+	out := &httpserver.Result{Status: res.Status, ContentType: res.ContentType, Body: res.Body}
+	out.WorkerID, out.QueueMs = j.ran()
 	return out, nil
 }
 
