@@ -1,6 +1,7 @@
 package httpserver
 
 import (
+	"crypto/tls"
 	"errors"
 	"net"
 	"sync"
@@ -12,6 +13,7 @@ import (
 type doorway struct {
 	net.Listener
 	poller Poller
+	tls    *tls.Config // nil: what comes is not spoken TLS to
 	idle   time.Duration
 	start  sync.Once
 	conns  chan net.Conn
@@ -31,8 +33,8 @@ type keptConn struct {
 	timer *time.Timer
 }
 
-func newDoorway(l net.Listener, p Poller, idle time.Duration) *doorway {
-	return &doorway{Listener: l, poller: p, idle: idle, conns: make(chan net.Conn), errs: make(chan error), closed: make(chan struct{}),
+func newDoorway(l net.Listener, o *Options) *doorway {
+	return &doorway{Listener: l, poller: o.Poller, tls: o.TLS, idle: o.IdleTimeout, conns: make(chan net.Conn), errs: make(chan error), closed: make(chan struct{}),
 		kept: make(map[*keptConn]struct{})}
 }
 
@@ -53,6 +55,9 @@ func (d *doorway) accept() {
 	for {
 		c, err := d.Listener.Accept()
 		if err == nil {
+			if d.tls != nil {
+				c = secure(c, d.tls)
+			}
 			d.give(c)
 			continue
 		}
@@ -106,14 +111,14 @@ func (d *doorway) dismiss() {
 	clear(d.kept)
 }
 
-// keep waits for the next request of a connection.
-func (d *doorway) keep(c net.Conn) {
+// keep waits for the next request of a connection, which the system sees as raw.
+func (d *doorway) keep(c, raw net.Conn) {
 	k := &keptConn{conn: c}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	var ok bool
 	if !d.shut && !d.last {
-		k.watch, ok = d.poller.Readable(c, func() {
+		k.watch, ok = d.poller.Readable(raw, func() {
 			if d.take(k) {
 				go d.give(c)
 			}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"sync/atomic"
@@ -19,14 +20,19 @@ import (
 	"github.com/queen-rbee/queen-rbee/httpserver/httpservertest"
 )
 
+// certificate is what a server needs for TLS, and its client.
+func certificate() (server, client *tls.Config) {
+	ts := httptest.NewTLSServer(nil)
+	defer ts.Close()
+	client = ts.Client().Transport.(*http.Transport).TLSClientConfig.Clone()
+	return &tls.Config{Certificates: ts.TLS.Certificates, MinVersion: tls.VersionTLS12}, client
+}
+
 // secure serves over TLS, and HTTP/2 where the client wants it.
 func secure(t *testing.T, f *httpservertest.Submitter, o httpserver.Options) (addr string) {
 	t.Helper()
-	ts := httptest.NewUnstartedServer(nil)
-	ts.EnableHTTP2 = true
-	ts.StartTLS() // for its certificate
-	config := ts.TLS.Clone()
-	ts.Close()
+	config, _ := certificate()
+	config.NextProtos = []string{"h2", "http/1.1"}
 	s, err := httpserver.New(f, httpservertest.Auth{}, o)
 	if err != nil {
 		t.Fatal(err)

@@ -2,6 +2,7 @@ package httpserver
 
 import (
 	"context"
+	"crypto/tls"
 	"log/slog"
 	"net/http"
 	"time"
@@ -56,6 +57,8 @@ type Options struct {
 	// origin may read answers (CORS); there is no wildcard.
 	AllowedHosts, AllowedOrigins []string
 
+	// TLS, when not nil, is spoken on what Serve's listener accepts; where its NextProtos begin with h2, clients get HTTP/2.
+	TLS *tls.Config
 	// Poller, when not nil, lets long streams go on without a goroutine each: see Taker.
 	Poller Poller
 	// Observe is told of each answered request by a bounded route name, such as "/v2/tasks/{job_id}"; may be nil.

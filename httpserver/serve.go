@@ -31,6 +31,7 @@ type call struct {
 	route       string
 	began       time.Time // for Options.Observe
 
+	over   chan error // tells the handler that waits for it how the answer ended; nil where none waits
 	own    response
 	said   [6]string // values of the headers that every answer has, in one piece
 	keyBad bool      // the Authenticator said so
@@ -119,7 +120,16 @@ func IdentityOf(ctx context.Context) (Identity, bool) {
 
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
-	c := &call{s: s, r: r, route: "unmatched"}
+	if r.ProtoMajor == 2 && s.o.Poller != nil {
+		s.apart(rw, r)
+		return
+	}
+	s.handle(rw, r, nil)
+}
+
+// handle answers a request; taken says that somebody else goes on with the answer.
+func (s *Server) handle(rw http.ResponseWriter, r *http.Request, over chan error) (taken bool) {
+	c := &call{s: s, r: r, route: "unmatched", over: over}
 	c.own.ResponseWriter, c.own.call, c.w = rw, c, &c.own
 	c.meet()
 	if s.o.Observe != nil {
@@ -157,6 +167,7 @@ func (s *Server) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	if err != nil && c.w.taken == nil {
 		c.fail(err)
 	}
+	return c.w.taken != nil
 }
 
 // admit checks everything that does not depend on the endpoint and finds the route; without one the answer is written.

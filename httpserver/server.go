@@ -2,6 +2,7 @@ package httpserver
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"net"
 	"net/http"
@@ -11,8 +12,11 @@ import (
 	"github.com/gorilla/mux"
 )
 
-// maxStreams bounds what one HTTP/2 connection may ask for at once.
-const maxStreams = 250
+// maxStreams bounds what one HTTP/2 connection may ask for at once, maxFrame the memory that a frame of it takes.
+const (
+	maxStreams = 250
+	maxFrame   = 64 << 10
+)
 
 // Server is the HTTP face. Make one with New.
 type Server struct {
@@ -58,7 +62,7 @@ func New(submitter Submitter, auth Authenticator, o Options) (*Server, error) {
 		WriteTimeout:      s.o.WriteTimeout,
 		IdleTimeout:       s.o.IdleTimeout,
 		MaxHeaderBytes:    32 << 10,
-		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams, WriteByteTimeout: s.o.WriteTimeout}, // over TLS only
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams, MaxReadFrameSize: maxFrame, WriteByteTimeout: s.o.WriteTimeout}, // over TLS only
 		ConnContext:       s.greet,
 
 		DisableGeneralOptionsHandler: true, // OPTIONS * is answered like everything else
@@ -74,8 +78,11 @@ func (s *Server) Handler() http.Handler { return s }
 
 // Serve answers on the listener until Drain, or until the context ends, which cuts what is open.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	if s.o.Poller == nil && s.o.TLS != nil {
+		l = tls.NewListener(l, s.o.TLS)
+	}
 	if s.o.Poller != nil {
-		d := newDoorway(l, s.o.Poller, s.o.IdleTimeout)
+		d := newDoorway(l, &s.o)
 		s.door.Store(d)
 		if s.draining.Load() {
 			d.retire()

@@ -2,6 +2,7 @@ package httpserver
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"net"
 	"net/http"
@@ -37,12 +38,15 @@ type Watch interface {
 	Stop()
 }
 
-// Taken is a connection whose answer is under way, in chunks as HTTP/1.1 has them (RFC 9112, section 7.1). One goroutine at
-// a time may call Send and Drain.
+// Taken is a connection whose answer is under way: over HTTP/1.1 in chunks (RFC 9112, section 7.1), plain or over TLS, or one
+// stream of HTTP/2, where Send leaves everything to Drain. One goroutine at a time may call Send and Drain.
 type Taken struct {
 	s           *Server
 	door        *doorway
-	conn        *net.TCPConn
+	conn        *net.TCPConn // nil on a connection that is shared
+	secure      *tls.Conn    // over conn; nil without TLS
+	quiet       *quietConn   // between them
+	shared      *shared
 	try         tries
 	keep        bool   // the connection may carry another request
 	left        []byte // of what Send was given
@@ -60,48 +64,88 @@ type doorKey struct{}
 // Take implements Taker.
 func (w *response) Take() (*Taken, bool) {
 	c := w.call
-	if c.peer == nil || c.peer.door == nil {
+	if c.s.o.Poller == nil || w.status != http.StatusOK || c.r.ProtoMajor == 1 && c.r.ProtoMinor == 0 || c.r.Method == http.MethodHead ||
+		len(w.Header()["Content-Length"]) > 0 || c.s.draining.Load() {
 		return nil, false
 	}
-	conn, ok := c.peer.conn.(*net.TCPConn)
-	if !ok || c.s.o.Poller == nil || w.status != http.StatusOK || c.r.ProtoMajor != 1 || c.r.ProtoMinor == 0 ||
-		c.r.Method == http.MethodHead || len(w.Header()["Content-Length"]) > 0 || c.s.draining.Load() {
+	t := &Taken{s: c.s, route: c.route, method: c.r.Method, correlation: c.correlation, began: c.began, held: w.held}
+	switch {
+	case c.over != nil:
+		t.shared = newShared(w.ResponseWriter, c.r.Context(), c.over)
+		if !c.s.taken.add(t) {
+			return nil, false
+		}
+	case !t.hijack(c):
 		return nil, false
 	}
-	t := &Taken{s: c.s, door: c.peer.door, conn: conn, route: c.route, method: c.r.Method, correlation: c.correlation, began: c.began, held: w.held}
-	if !c.s.taken.add(t) {
-		return nil, false
-	}
-	_, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
-	if err != nil {
-		c.s.taken.drop(t)
-		return nil, false
-	}
-	t.keep = !c.r.Close && rw.Reader.Buffered() == 0 // who sends the next request early connects again
 	w.taken = t
 	return t, true
+}
+
+// hijack takes the connection of an HTTP/1.1 request.
+func (t *Taken) hijack(c *call) bool {
+	if c.peer == nil || c.peer.door == nil {
+		return false
+	}
+	var ok bool
+	if t.conn, t.quiet, ok = wire(c.peer.conn); !ok || !c.s.taken.add(t) {
+		return false
+	}
+	_, rw, err := http.NewResponseController(c.w.ResponseWriter).Hijack()
+	if err != nil {
+		c.s.taken.drop(t)
+		return false
+	}
+	t.door = c.peer.door
+	t.keep = !c.r.Close && rw.Reader.Buffered() == 0 // who sends the next request early connects again
+	if t.quiet != nil {
+		t.secure, _ = c.peer.conn.(*tls.Conn)
+		t.quiet.quiet = true
+	}
+	return true
 }
 
 var chunks = sync.Pool{New: func() any { return new([]byte) }} //nolint:gochecknoglobals // memory, not state
 
 // Send writes p as one chunk as far as that is possible without waiting. all is false when a part is left for Drain.
 func (t *Taken) Send(p []byte) (all bool, err error) {
+	if t.shared != nil {
+		t.shared.keep(p)
+		return false, nil
+	}
 	box, _ := chunks.Get().(*[]byte)
 	b := strconv.AppendUint((*box)[:0], uint64(len(p)), 16)
 	b = append(append(append(b, '\r', '\n'), p...), '\r', '\n')
-	n, err := t.tryWrite(b)
-	if err == nil && n < len(b) {
-		t.left = append([]byte(nil), b[n:]...)
-	}
+	err = t.put(b)
 	*box = b[:0]
 	if cap(b) <= 64<<10 {
 		chunks.Put(box)
 	}
-	return n == len(b), err
+	return err == nil && len(t.left) == 0, err
+}
+
+// put writes what can be written without waiting; the rest is left, as it is to go out.
+func (t *Taken) put(b []byte) error {
+	if t.secure != nil {
+		_, err := t.secure.Write(b)
+		t.left, t.quiet.left = t.quiet.left, nil
+		return err
+	}
+	n, err := t.try.write(t.conn, b)
+	if err == nil && n < len(b) {
+		t.left = append([]byte(nil), b[n:]...)
+	}
+	return err
 }
 
 // Drain writes what is left, and waits for that until the deadline at most.
 func (t *Taken) Drain(deadline time.Time) error {
+	if t.shared != nil {
+		if t.cut.Load() {
+			return context.Canceled
+		}
+		return t.shared.drain(deadline)
+	}
 	b := t.left
 	t.left = nil
 	if err := t.conn.SetWriteDeadline(deadline); err != nil {
@@ -119,11 +163,19 @@ func (t *Taken) Drain(deadline time.Time) error {
 // Cut makes a Drain that is under way fail, and every later one.
 func (t *Taken) Cut() {
 	t.cut.Store(true)
+	if t.shared != nil {
+		t.shared.cut()
+		return
+	}
 	_ = t.conn.SetWriteDeadline(time.Now())
 }
 
 // OnGone has fn called when the client closes the connection.
 func (t *Taken) OnGone(fn func()) {
+	if t.shared != nil {
+		t.shared.still = context.AfterFunc(t.shared.ctx, fn)
+		return
+	}
 	if w, ok := t.s.o.Poller.Gone(t.conn, fn); ok {
 		t.gone = w
 	}
@@ -131,23 +183,14 @@ func (t *Taken) OnGone(fn func()) {
 
 // Finish ends the answer: well when err is nil, else the connection is cut so that the client can't take it for whole.
 func (t *Taken) Finish(err error) {
-	if t.gone != nil {
-		t.gone.Stop()
-	}
 	t.s.bodies.Add(-t.held) // before the end is told, since the client may send its next request then
-	if err == nil {
-		err = t.end()
-	}
-	switch {
-	case err != nil:
-		_ = t.conn.Close()
-	case t.keep && !t.s.draining.Load():
-		t.door.keep(t.conn)
-	default:
-		// To close while the client's next request is unread would reset the connection, and what of the answer is still
-		// on its way would be lost.
-		_ = t.conn.CloseWrite()
-		time.AfterFunc(lastWords, func() { _ = t.conn.Close() })
+	if t.shared != nil {
+		if t.shared.still != nil {
+			t.shared.still()
+		}
+		t.shared.finish(err)
+	} else {
+		err = t.part(err)
 	}
 	if err != nil && !errors.Is(err, context.Canceled) {
 		t.s.o.Log.Warn("answer ended with an error", "correlation_id", t.correlation, "err", logText(err))
@@ -158,17 +201,50 @@ func (t *Taken) Finish(err error) {
 	}
 }
 
+// part ends an answer over HTTP/1.1, and keeps or closes its connection.
+func (t *Taken) part(err error) error {
+	if t.gone != nil {
+		t.gone.Stop()
+	}
+	if err == nil {
+		err = t.end()
+	}
+	switch {
+	case err != nil:
+		_ = t.conn.Close()
+	case t.keep && !t.s.draining.Load():
+		t.back()
+	default:
+		// To close while the client's next request is unread would reset the connection, and what of the answer is still
+		// on its way would be lost.
+		if t.secure != nil {
+			_ = t.secure.CloseWrite()
+		}
+		_ = t.conn.CloseWrite()
+		time.AfterFunc(lastWords, func() { _ = t.conn.Close() })
+	}
+	return err
+}
+
+// back gives the connection to the server again.
+func (t *Taken) back() {
+	if t.secure == nil {
+		t.door.keep(t.conn, t.conn)
+		return
+	}
+	t.quiet.quiet = false
+	t.door.keep(t.secure, t.conn)
+}
+
 // lastWords is how long a connection that is not kept stays open for the client to read the end of its answer.
 const lastWords = 500 * time.Millisecond
 
 // end writes the last chunk.
 func (t *Taken) end() error {
 	const last = "0\r\n\r\n"
-	n, err := t.tryWrite([]byte(last))
-	if err != nil || n == len(last) {
+	if err := t.put([]byte(last)); err != nil || len(t.left) == 0 {
 		return err
 	}
-	t.left = []byte(last[n:])
 	return t.Drain(time.Now().Add(5 * time.Second))
 }
 
@@ -231,7 +307,9 @@ func (s *takenSet) cutAll() {
 	defer s.mu.Unlock()
 	s.closed = true
 	for t := range s.m {
-		_ = t.conn.CloseRead() // seen as the client's leaving
+		if t.conn != nil {
+			_ = t.conn.CloseRead() // seen as the client's leaving
+		}
 		t.Cut()
 	}
 }

@@ -4,6 +4,7 @@ package httpserver_test
 
 import (
 	stdcontext "context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -185,6 +186,8 @@ type takenRig struct {
 	t        *testing.T
 	s        *httpserver.Server
 	addr     string
+	url      string
+	dialer   func() (net.Conn, error)
 	client   *http.Client
 	mu       sync.Mutex
 	next     []*handover
@@ -193,8 +196,32 @@ type takenRig struct {
 	dials    int
 }
 
-func newTakenRig(t *testing.T, o httpserver.Options) *takenRig {
+// The ways to a server: plain, over TLS, and with HTTP/2.
+var (
+	http1 = []string{"plain", "TLS"} //nolint:gochecknoglobals // constants
+	every = append(http1, "HTTP/2")  //nolint:gochecknoglobals // likewise
+)
+
+// each runs a test over each of the ways.
+func each(t *testing.T, ways []string, test func(t *testing.T, over string)) {
+	for _, over := range ways {
+		t.Run(over, func(t *testing.T) { test(t, over) })
+	}
+}
+
+// dial connects to the server, with TLS where the rig has it.
+func (r *takenRig) dial() (net.Conn, error) { return r.dialer() }
+
+func newTakenRig(t *testing.T, over string, o httpserver.Options) *takenRig {
 	t.Helper()
+	var clientTLS *tls.Config
+	if over != "plain" {
+		o.TLS, clientTLS = certificate()
+		o.TLS.NextProtos = []string{"http/1.1"}
+		if over == "HTTP/2" {
+			o.TLS.NextProtos = []string{"h2"}
+		}
+	}
 	r := &takenRig{t: t, served: make(chan error, 1)}
 	f := &httpservertest.Submitter{OnServe: func(_ stdcontext.Context, _ *httpserver.Request, w http.ResponseWriter, _ httpserver.View) error {
 		r.mu.Lock()
@@ -218,9 +245,15 @@ func newTakenRig(t *testing.T, o httpserver.Options) *takenRig {
 		t.Fatal(err)
 	}
 	r.s, r.addr = s, l.Addr().String()
+	r.url = "http://" + r.addr
+	r.dialer = func() (net.Conn, error) { return net.Dial("tcp", r.addr) }
+	if clientTLS != nil {
+		r.url = "https://" + r.addr
+		r.dialer = func() (net.Conn, error) { return tls.Dial("tcp", r.addr, clientTLS) }
+	}
 	ctx, cancel := stdcontext.WithCancel(stdcontext.Background())
 	go func() { r.served <- s.Serve(ctx, l) }()
-	tr := &http.Transport{DialContext: func(ctx stdcontext.Context, network, addr string) (net.Conn, error) {
+	tr := &http.Transport{TLSClientConfig: clientTLS, ForceAttemptHTTP2: over == "HTTP/2", DialContext: func(ctx stdcontext.Context, network, addr string) (net.Conn, error) {
 		r.mu.Lock()
 		r.dials++
 		r.mu.Unlock()
@@ -256,7 +289,7 @@ func (r *takenRig) post(body string) (resp *http.Response, reused bool) {
 	r.t.Helper()
 	trace := &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) { reused = i.Reused }}
 	req, err := http.NewRequestWithContext(httptrace.WithClientTrace(stdcontext.Background(), trace), http.MethodPost,
-		"http://"+r.addr+"/v1/chat/completions", strings.NewReader(body))
+		r.url+"/v1/chat/completions", strings.NewReader(body))
 	if err != nil {
 		r.t.Fatal(err)
 	}

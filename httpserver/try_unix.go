@@ -4,6 +4,7 @@ package httpserver
 
 import (
 	"errors"
+	"net"
 	"syscall"
 	"unsafe"
 )
@@ -30,11 +31,10 @@ func writeNow(fd uintptr, p []byte) (int, error) {
 	return int(n), nil
 }
 
-// tryWrite writes what can be written without waiting.
-func (t *Taken) tryWrite(p []byte) (int, error) {
-	y := &t.try
+// write writes what can be written to conn, always the same one, without waiting.
+func (y *tries) write(conn *net.TCPConn, p []byte) (int, error) {
 	if y.raw == nil {
-		raw, err := t.conn.SyscallConn()
+		raw, err := conn.SyscallConn()
 		if err != nil {
 			return 0, err
 		}

@@ -5,6 +5,7 @@ package sdnotify
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"net"
 	"net/http"
@@ -103,9 +104,10 @@ func (n *Notifier) send(state string) error {
 
 func oneLine(s string) string { return strings.ReplaceAll(s, "\n", " ") }
 
-// Answers is a check for Watch: an HTTP server answers a GET of url, whatever it says.
-func Answers(url string) func(ctx context.Context) error {
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true},
+// Answers is a check for Watch: an HTTP server answers a GET of url, whatever it says. The configuration is for https; nil is
+// Go's own.
+func Answers(url string, config *tls.Config) func(ctx context.Context) error {
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: config},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	return func(ctx context.Context) error {
 		r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)

@@ -115,7 +115,7 @@ func TestAnotherProcessIsWatched(t *testing.T) {
 
 func TestAnswers(t *testing.T) {
 	s := httptest.NewServer(http.NotFoundHandler())
-	check := sdnotify.Answers(s.URL + "/health")
+	check := sdnotify.Answers(s.URL+"/health", nil)
 	if err := check(t.Context()); err != nil {
 		t.Error(err)
 	}

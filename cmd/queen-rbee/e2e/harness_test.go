@@ -103,6 +103,7 @@ type queen struct {
 	done   chan error
 	env    []string
 	args   []string
+	client *http.Client // nil: Go's own
 }
 
 // start builds what is needed and starts a queen with the given configuration (data_dir and listen are added).
@@ -118,8 +119,14 @@ func start(t *testing.T, config string, args ...string) *queen {
 // startWith is start with other binaries.
 func startWith(t *testing.T, bin, config string, args ...string) *queen {
 	t.Helper()
+	return startVia(t, nil, bin, config, args...)
+}
+
+// startVia is startWith for a queen that is asked through the client.
+func startVia(t *testing.T, client *http.Client, bin, config string, args ...string) *queen {
+	t.Helper()
 	dir := t.TempDir()
-	q := &queen{t: t, dir: filepath.Join(dir, "data"), config: filepath.Join(dir, "queen.yaml"), bin: bin, args: args}
+	q := &queen{t: t, dir: filepath.Join(dir, "data"), config: filepath.Join(dir, "queen.yaml"), bin: bin, args: args, client: client}
 	text := "data_dir: " + q.dir + "\n" + config
 	if err := os.WriteFile(q.config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
@@ -190,7 +197,7 @@ func (q *queen) launch(addr string) {
 }
 
 // addr is HOST:PORT of the queen.
-func (q *queen) addr() string { return strings.TrimPrefix(q.url, "http://") }
+func (q *queen) addr() string { return q.url[strings.Index(q.url, "://")+3:] }
 
 // kill ends the queen as a power cut would end the process.
 func (q *queen) kill() {
@@ -249,6 +256,9 @@ func (q *queen) do(ctx context.Context, method, path string, body any, header ..
 	req.Header.Set("Content-Type", "application/json")
 	for i := 0; i+1 < len(header); i += 2 {
 		req.Header.Set(header[i], header[i+1])
+	}
+	if q.client != nil {
+		return q.client.Do(req)
 	}
 	return http.DefaultClient.Do(req)
 }

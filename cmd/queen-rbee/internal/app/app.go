@@ -199,8 +199,8 @@ func serve(version string, cfg *config.Config, f *flags, stdout, stderr io.Write
 		}
 	}()
 	return q.Run(ctx, listener, func() {
-		_, _ = fmt.Fprintf(stdout, "ready http://%s\n", shown(cfg.Listen, listener.Addr()))
-		m.serving(listener.Addr(), q.Alive)
+		_, _ = fmt.Fprintf(stdout, "ready %s://%s\n", cfg.TLS.Scheme(), shown(cfg.Listen, listener.Addr()))
+		m.serving(cfg.TLS.Scheme(), listener.Addr(), q.Alive)
 	})
 }
 

@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 
+	"github.com/queen-rbee/queen-rbee/cmd/queen-rbee/internal/certs"
 	"github.com/queen-rbee/queen-rbee/cmd/queen-rbee/internal/config"
 	"github.com/queen-rbee/queen-rbee/hivelifecycle/engine"
 	"github.com/queen-rbee/queen-rbee/metrics/prommetrics"
@@ -19,6 +20,11 @@ import (
 // Check asks the parts what only they know of a configuration: whether references, engines, hosts, the policy, the
 // catalogue of engines and the collector's address can be used. It opens no store and starts nothing.
 func Check(ctx context.Context, cfg *config.Config) error {
+	if cfg.TLS.On() {
+		if err := certs.Check(cfg.TLS.Cert, cfg.TLS.Key); err != nil {
+			return err
+		}
+	}
 	if err := provisioner.Check(modelEntries(cfg), cfg.Aliases); err != nil {
 		return err
 	}

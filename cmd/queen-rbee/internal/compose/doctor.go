@@ -38,6 +38,9 @@ func (e *examiner) Checks(ctx context.Context) ([]httpserver.Check, error) {
 func (e *examiner) facts() doctor.Facts {
 	q := e.q
 	f := doctor.Facts{DataDir: q.cfg.DataDir, Listen: q.listening(), Loopback: auth.IsLoopback(q.cfg.Listen), Keys: q.keys.Any(), Failed: map[string]string{}, Engines: map[string]string{}}
+	if q.certs != nil {
+		f.Until = q.certs.Until()
+	}
 	var st syscall.Statfs_t
 	if f.DiskErr = syscall.Statfs(q.cfg.DataDir, &st); f.DiskErr == nil {
 		f.DiskFree = int64(st.Bavail) * int64(st.Bsize)

@@ -257,10 +257,15 @@ var _ httpserver.Targets = (*targets)(nil)
 // Targets implements httpserver.Targets.
 func (t *targets) Targets(context.Context) ([]httpserver.Target, error) {
 	address := t.q.listening()
-	return []httpserver.Target{
-		{Targets: []string{address}, Labels: map[string]string{"__metrics_path__": "/metrics", "job": "queen"}},
-		{Targets: []string{address}, Labels: map[string]string{"__metrics_path__": "/metrics/engines", "job": "engines"}},
-	}, nil
+	var out []httpserver.Target
+	for _, it := range [][2]string{{"/metrics", "queen"}, {"/metrics/engines", "engines"}} {
+		labels := map[string]string{"__metrics_path__": it[0], "job": it[1]}
+		if t.q.cfg.TLS.On() {
+			labels["__scheme__"] = "https"
+		}
+		out = append(out, httpserver.Target{Targets: []string{address}, Labels: labels})
+	}
+	return out, nil
 }
 
 // listening is the address that the queen is reached at: before she serves, the configured one.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/queen-rbee/queen-rbee/admission"
 	"github.com/queen-rbee/queen-rbee/auth"
+	"github.com/queen-rbee/queen-rbee/cmd/queen-rbee/internal/certs"
 	"github.com/queen-rbee/queen-rbee/cmd/queen-rbee/internal/config"
 	"github.com/queen-rbee/queen-rbee/cmd/queen-rbee/internal/poll"
 	"github.com/queen-rbee/queen-rbee/eviction"
@@ -77,6 +78,7 @@ type Queen struct {
 	catalog  *catalog
 	live     *live
 	server   *httpserver.Server
+	certs    *certs.Keeper // nil without TLS
 	prom     *prommetrics.Provider
 	met      *metrics.Instruments
 	bus      *bus
@@ -309,6 +311,10 @@ func (q *Queen) newServer(ctx context.Context) (err error) {
 	guard := &auth.Guard{Keys: q.keys, RequireKey: q.cfg.Auth.Mode == "keys", Loopback: auth.IsLoopback(q.cfg.Listen)}
 	t := &trail{log: q.log, audit: q.audit}
 	hives := &hivesAPI{f: q.fleet, bus: q.bus, start: q.startHive, ctx: q.life}
+	secure, err := q.openTLS()
+	if err != nil {
+		return err
+	}
 	store, err := sqlbatches.New(ctx, q.stores.state, sqlbatches.SQLite)
 	if err != nil {
 		return err
@@ -324,7 +330,7 @@ func (q *Queen) newServer(ctx context.Context) (err error) {
 		Policies: &auditedPolicies{q.policies, t}, Tenants: &auditedTenants{&tenantsAPI{q.adm}, t}, Keys: &keysAPI{q.keys}, Targets: &targets{q},
 		Doctor: &examiner{q},
 		Admin:  &auditedAdmin{&adminAPI{stop: q.Stop}, t}, Ready: q.isReady, Metrics: q.prom.Handler(), EngineMetrics: http.HandlerFunc(q.engineMetrics), Batches: q.batches,
-		AllowedHosts: q.cfg.HTTP.Hosts, AllowedOrigins: q.cfg.HTTP.Origins, Version: q.o.Version, Log: q.log, Poller: q.serverPoll()})
+		AllowedHosts: q.cfg.HTTP.Hosts, AllowedOrigins: q.cfg.HTTP.Origins, Version: q.o.Version, Log: q.log, TLS: secure, Poller: q.serverPoll()})
 	return err
 }
 

@@ -10,10 +10,13 @@ import (
 	"github.com/queen-rbee/queen-rbee/provisioner"
 )
 
-// Reload takes over what may change while the queen runs: models, aliases, engines, external servers, limits, hives that
+// Reload takes over what may change while the queen runs: the certificate, models, aliases, engines, external servers, limits, hives that
 // are new and the log's level. It says in the log what else has changed and waits for the next start.
 func (q *Queen) Reload(ctx context.Context, cfg *config.Config) error {
 	if err := Check(ctx, cfg); err != nil {
+		return err
+	}
+	if err := q.renew(cfg.TLS); err != nil {
 		return err
 	}
 	if err := q.prov.Configure(ctx, modelEntries(cfg), cfg.Aliases); err != nil {
@@ -67,6 +70,7 @@ func (q *Queen) later(cfg *config.Config) (out []string) {
 		{"engine_catalog", q.cfg.EngineCatalog, cfg.EngineCatalog}, {"queue", q.cfg.Queue, cfg.Queue}, {"scheduler", q.cfg.Scheduler, cfg.Scheduler},
 		{"timeouts", q.cfg.Timeouts, cfg.Timeouts}, {"auth", q.cfg.Auth, cfg.Auth}, {"telemetry", q.cfg.Telemetry, cfg.Telemetry},
 		{"ssh", q.cfg.SSH, cfg.SSH}, {"http", q.cfg.HTTP, cfg.HTTP}, {"log.format", q.cfg.Log, format},
+		{"tls", q.cfg.TLS.On(), cfg.TLS.On()},
 	} {
 		if !reflect.DeepEqual(s.old, s.new) {
 			out = append(out, s.key)

@@ -29,7 +29,7 @@ func (c *Config) check() error {
 	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
 		return bad("$.listen", "%q is not HOST:PORT", c.Listen)
 	}
-	for _, check := range []func() error{c.checkStore, c.checkHives, c.checkEngines, c.checkModels, c.checkExternals, c.checkNumbers, c.checkChoices, c.checkHTTP} {
+	for _, check := range []func() error{c.checkStore, c.checkHives, c.checkEngines, c.checkModels, c.checkExternals, c.checkNumbers, c.checkChoices, c.checkHTTP, c.checkTLS} {
 		if err := check(); err != nil {
 			return err
 		}
@@ -184,6 +184,22 @@ func (c *Config) checkHTTP() error {
 		if u, err := url.Parse(o); err != nil || u.Scheme == "" || u.Host == "" || u.Path != "" || u.User != nil || strings.Contains(o, "*") {
 			return bad("$.http.origins", "%q is not SCHEME://HOST[:PORT]", o)
 		}
+	}
+	return nil
+}
+
+// checkTLS looks at the names of the files alone, and repeats none that may be a key itself.
+func (c *Config) checkTLS() error {
+	for path, v := range map[string]string{"$.tls.cert": c.TLS.Cert, "$.tls.key": c.TLS.Key} {
+		if strings.ContainsAny(v, "\n\r") || strings.Contains(v, "-----BEGIN") {
+			return bad(path, "is the path of a PEM file, not what stands in it")
+		}
+	}
+	switch {
+	case c.TLS.Cert != "" && c.TLS.Key == "":
+		return bad("$.tls", "key is missing: name the file of the certificate's private key, or leave cert out for plain HTTP")
+	case c.TLS.Cert == "" && c.TLS.Key != "":
+		return bad("$.tls", "cert is missing: name the file of the certificate with its chain, or leave key out for plain HTTP")
 	}
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 // Config is the whole configuration, with the key names of the contract.
 type Config struct {
 	Listen        string            `yaml:"listen"`
+	TLS           TLS               `yaml:"tls"`
 	DataDir       string            `yaml:"data_dir"`
 	Store         string            `yaml:"store"`
 	Hives         *[]Hive           `yaml:"hives"` // left out: one local hive
@@ -85,6 +86,24 @@ type External struct {
 	APIKey   string            `yaml:"api_key"`
 	Paths    []string          `yaml:"paths"`
 	Prefill  bool              `yaml:"prefill"`
+}
+
+// TLS names the certificate, its chain behind it, and the key that the listener speaks HTTPS with, as PEM files. Without them it
+// speaks HTTP.
+type TLS struct {
+	Cert string `yaml:"cert"`
+	Key  string `yaml:"key"`
+}
+
+// On reports whether the listener speaks TLS.
+func (t TLS) On() bool { return t.Cert != "" }
+
+// Scheme is how addresses of the listener begin.
+func (t TLS) Scheme() string {
+	if t.On() {
+		return "https"
+	}
+	return "http"
 }
 
 // Limits are a tenant's; 0 is none.

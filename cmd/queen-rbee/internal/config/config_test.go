@@ -221,3 +221,25 @@ func FuzzParse(f *testing.F) {
 		_ = c.check()
 	})
 }
+
+// TestTLS: both files or none, their paths and never what is in them.
+func TestTLS(t *testing.T) {
+	c, err := load(t, "tls: {cert: ~/tls/cert.pem}\n", "RBEE_TLS_KEY=/tls/key.pem")
+	if err != nil || !c.TLS.On() || c.TLS.Scheme() != "https" || c.TLS.Key != "/tls/key.pem" || strings.HasPrefix(c.TLS.Cert, "~") {
+		t.Fatalf("%+v, %v", c, err)
+	}
+	if c, err := load(t, "listen: 127.0.0.1:1\n"); err != nil || c.TLS.On() || c.TLS.Scheme() != "http" {
+		t.Fatalf("%+v, %v", c, err)
+	}
+	for text, want := range map[string]string{
+		"listen: 127.0.0.1:1\ntls: {cert: /tls/cert.pem}\n":                         ":2: tls: key is missing",
+		"tls: {key: /tls/key.pem}\n":                                                ":1: tls: cert is missing",
+		"tls: {cert: /c, key: '-----BEGIN PRIVATE KEY----- sesame'}\n":              ":1: tls.key: is the path of a PEM file",
+		"tls:\n  cert: /c\n  key: |\n    -----BEGIN PRIVATE KEY-----\n    sesame\n": "tls.key: is the path of a PEM file",
+		"tls: {cert: /c, key: /k, ciphers: all}\n":                                  `unknown key "ciphers"`,
+	} {
+		if _, err := load(t, text); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "sesame") {
+			t.Errorf("%q: %v, want %q", text, err, want)
+		}
+	}
+}

@@ -152,6 +152,7 @@ func (c *Config) complete() {
 		c.Models = map[string]Model{}
 	}
 	c.DataDir, c.EngineCatalog = expand(c.DataDir), expand(c.EngineCatalog)
+	c.TLS.Cert, c.TLS.Key = expand(c.TLS.Cert), expand(c.TLS.Key)
 	hives := *c.Hives
 	for i := range hives {
 		hives[i].Identity = expand(hives[i].Identity)

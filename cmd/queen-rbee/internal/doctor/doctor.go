@@ -47,7 +47,8 @@ type Facts struct {
 	DiskErr  error
 	Listen   string
 	Loopback bool
-	Keys     bool // there are API keys
+	Keys     bool      // there are API keys
+	Until    time.Time // when the listener's certificate ends; zero = it speaks plain HTTP
 	Hives    []Hive
 	Failed   map[string]string // failed workers and why
 	Engines  map[string]string // engine that a configured model needs -> that model; only those that a hive can tell of
@@ -71,7 +72,11 @@ func Examine(ctx context.Context, f Facts, p Probes) []Check {
 	if p.Patience <= 0 {
 		p.Patience = 5 * time.Second
 	}
-	out := []Check{disk(f), p.store(ctx), listener(f), clock(p.Now())}
+	out := []Check{disk(f), p.store(ctx), listener(f)}
+	if !f.Until.IsZero() {
+		out = append(out, certificate(f.Until, p.Now()))
+	}
+	out = append(out, clock(p.Now()))
 	if len(f.Hives) == 0 {
 		out = append(out, Check{"hives", Warn, "there are no hives", "add a machine: rbee hive add USER@HOST -i KEY --name NAME"})
 	}
@@ -119,8 +124,26 @@ func listener(f Facts) Check {
 		c.Message += ", for this machine only"
 	case f.Keys:
 		c.Message += ", with API keys"
+		if f.Until.IsZero() {
+			c.Message += ", over plain HTTP: keys and prompts can be read on the way unless a proxy in front speaks TLS (tls in docs/configuration.md)"
+		}
 	default:
 		c.Status, c.Message, c.Remedy = Fail, c.Message+" without any API key", "rbee key create --scope admin, or listen on 127.0.0.1"
+	}
+	return c
+}
+
+// endsSoon is how long before its end a certificate is warned of.
+const endsSoon = 14 * 24 * time.Hour
+
+func certificate(until, now time.Time) Check {
+	const remedy = "renew the files that tls names in the configuration, then systemctl reload queen-rbee (SIGHUP)"
+	c := Check{"certificate", OK, "holds until " + until.UTC().Format(time.RFC3339), ""}
+	switch left := until.Sub(now); {
+	case left <= 0:
+		c = Check{"certificate", Fail, "ended at " + until.UTC().Format(time.RFC3339), remedy}
+	case left < endsSoon:
+		c.Status, c.Remedy = Warn, remedy
 	}
 	return c
 }

@@ -32,6 +32,7 @@ func well() (Facts, Probes) {
 
 func TestAllWell(t *testing.T) {
 	f, p := well()
+	f.Until = noon.Add(15 * 24 * time.Hour)
 	got := Examine(t.Context(), f, p)
 	names := map[string]bool{}
 	for _, c := range got {
@@ -40,7 +41,7 @@ func TestAllWell(t *testing.T) {
 			t.Errorf("%+v", c)
 		}
 	}
-	for _, want := range []string{"disk", "store", "port", "clock", "hive local", "drivers local", "engines local", "ports local", "host key gpu1", "ssh gpu1", "clock gpu1", "engine llama.cpp"} {
+	for _, want := range []string{"disk", "store", "port", "certificate", "clock", "hive local", "drivers local", "engines local", "ports local", "host key gpu1", "ssh gpu1", "clock gpu1", "engine llama.cpp"} {
 		if !names[want] {
 			t.Errorf("no check %q in %v", want, names)
 		}
@@ -56,6 +57,8 @@ func TestFindings(t *testing.T) {
 		words         string
 	}{
 		"disk full":    {func(f *Facts, _ *Probes) { f.DiskFree = 1 << 20 }, "disk", Fail, "free the disk"},
+		"ending":       {func(f *Facts, _ *Probes) { f.Until = noon.Add(13 * 24 * time.Hour) }, "certificate", Warn, "reload"},
+		"ended":        {func(f *Facts, _ *Probes) { f.Until = noon }, "certificate", Fail, "reload"},
 		"disk unknown": {func(f *Facts, _ *Probes) { f.DiskErr = broken }, "disk", Fail, "data directory"},
 		"store":        {func(_ *Facts, p *Probes) { p.Store = func(context.Context) error { return broken } }, "store", Fail, "operations.md"},
 		"open door":    {func(f *Facts, _ *Probes) { f.Loopback, f.Listen = false, "0.0.0.0:7833" }, "port", Fail, "key create"},

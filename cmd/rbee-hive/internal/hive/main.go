@@ -175,7 +175,7 @@ func (h *Hive) tellManager(n *sdnotify.Notifier) (stop func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		n.Watch(ctx, sdnotify.Answers("http://"+h.address+hiveapi.PathHealth), func(err error) {
+		n.Watch(ctx, sdnotify.Answers("http://"+h.address+hiveapi.PathHealth, nil), func(err error) {
 			h.log.Error("the check of being alive failed; the service manager will act when that lasts", "error", err)
 		})
 	}()

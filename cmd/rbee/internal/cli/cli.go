@@ -32,7 +32,7 @@ type cli struct {
 	version      string
 	in           io.Reader
 	out, errOut  io.Writer
-	url          string
+	url, ca      string
 	output       string
 	quiet, watch bool
 	c            *client.Client
@@ -97,6 +97,7 @@ func (a *cli) root() *cobra.Command {
 	root.SetVersionTemplate("rbee {{.Version}}\n")
 	f := root.PersistentFlags()
 	f.StringVar(&a.url, "url", "", "the queen's address (RBEE_URL)")
+	f.StringVar(&a.ca, "ca", "", "`FILE` with the authority of an https queen's certificate, in place of the system's (RBEE_CA)")
 	f.StringVarP(&a.output, "output", "o", "table", "table, wide, json or yaml")
 	f.BoolVarP(&a.quiet, "quiet", "q", false, "names only, no progress")
 	f.BoolVar(&a.watch, "watch", false, "repeat lists every two seconds")
@@ -113,7 +114,7 @@ func (a *cli) connect() (err error) {
 	default:
 		return usageError{fmt.Errorf("-o is table, wide, json or yaml, not %q", a.output)}
 	}
-	if a.c, err = client.New(a.url, ""); err != nil {
+	if a.c, err = client.New(a.url, "", a.ca); err != nil {
 		return usageError{err}
 	}
 	return nil

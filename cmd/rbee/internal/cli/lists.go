@@ -219,6 +219,7 @@ func (a *cli) config() *cobra.Command {
 
 const firstConfig = `# The queen's configuration; every key can be left out. docs/configuration.md explains each.
 listen: 127.0.0.1:7833
+# tls: {cert: /etc/rbee/tls/fullchain.pem, key: /etc/rbee/tls/privkey.pem}   # HTTPS; clients in other places should get nothing less
 models:
   demo: {ref: "sim:demo"}        # a simulator, not a language model
   # stories: {ref: "file:/path/to/model.gguf", engine: llama.cpp, slots: 2, context: 4096, ttl: 10m}

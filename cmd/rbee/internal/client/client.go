@@ -4,6 +4,8 @@ package client
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -29,11 +31,13 @@ type Client struct {
 // DefaultURL is where a queen listens when nobody said otherwise.
 const DefaultURL = "http://127.0.0.1:7833"
 
-// New takes the address and key from the arguments, RBEE_URL and RBEE_KEY, or ~/.config/rbee/config.yaml.
-func New(base, key string) (*Client, error) {
+// New takes the address, the key and the file with the authority of an https queen's certificate from the arguments, RBEE_URL,
+// RBEE_KEY and RBEE_CA, or ~/.config/rbee/config.yaml. Without such a file the system's authorities count.
+func New(base, key, ca string) (*Client, error) {
 	var file struct {
 		URL string `yaml:"url"`
 		Key string `yaml:"key"`
+		CA  string `yaml:"ca"`
 	}
 	if path := ConfigFile(); path != "" {
 		data, err := os.ReadFile(path)
@@ -46,21 +50,43 @@ func New(base, key string) (*Client, error) {
 			err = nil
 		}
 		if err != nil {
-			return nil, fmt.Errorf("%s: it may have url: and key: %w", path, err)
+			return nil, fmt.Errorf("%s: it may have url:, key: and ca: %w", path, err)
 		}
 	}
 	c := &Client{Base: first(base, os.Getenv("RBEE_URL"), file.URL, DefaultURL), Key: first(key, os.Getenv("RBEE_KEY"), file.Key)}
 	u, err := url.Parse(c.Base)
 	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {
-		return nil, fmt.Errorf("the queen's address %q is not http://HOST:PORT", c.Base)
+		return nil, fmt.Errorf("the queen's address %q is not http://HOST:PORT or https://HOST:PORT", c.Base)
 	}
 	c.Base = strings.TrimSuffix(c.Base, "/")
-	c.HTTP = &http.Client{Transport: &http.Transport{DialContext: (&net.Dialer{Timeout: 5 * time.Second}).DialContext},
+	config, err := trust(first(ca, os.Getenv("RBEE_CA"), file.CA))
+	if err != nil {
+		return nil, err
+	}
+	c.HTTP = &http.Client{Transport: &http.Transport{DialContext: (&net.Dialer{Timeout: 5 * time.Second}).DialContext, TLSClientConfig: config},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	return c, nil
 }
 
-// ConfigFile is where a person keeps the queen's address and key: rbee/config.yaml in $XDG_CONFIG_HOME or ~/.config.
+// trust makes the certificates in a PEM file the only ones that a queen's may come from; the certificate itself may be the file,
+// where it signs itself.
+func trust(file string) (*tls.Config, error) {
+	config := &tls.Config{MinVersion: tls.VersionTLS12}
+	if file == "" {
+		return config, nil
+	}
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("the authority's certificate can't be read: %w", err)
+	}
+	config.RootCAs = x509.NewCertPool()
+	if !config.RootCAs.AppendCertsFromPEM(data) {
+		return nil, fmt.Errorf("%s holds no certificate: --ca (RBEE_CA) takes a PEM file with the authority's", file)
+	}
+	return config, nil
+}
+
+// ConfigFile is where a person keeps the queen's address and key, and the authority's file: rbee/config.yaml in $XDG_CONFIG_HOME or ~/.config.
 func ConfigFile() string {
 	dir := os.Getenv("XDG_CONFIG_HOME")
 	if !filepath.IsAbs(dir) {
@@ -131,6 +157,10 @@ func (c *Client) Do(ctx context.Context, method, path string, body any, accept s
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
+		}
+		var bad *tls.CertificateVerificationError
+		if errors.As(err, &bad) {
+			return nil, fmt.Errorf("%w at %s: its certificate is not trusted: give the authority's with --ca FILE (RBEE_CA), or call it by a name that it names (%w)", ErrUnreachable, c.Base, bad.Err)
 		}
 		return nil, fmt.Errorf("%w at %s: is it running? start one with rbee serve, or set RBEE_URL (%w)", ErrUnreachable, c.Base, err)
 	}

@@ -37,7 +37,7 @@ func TestJobEventsComeBack(t *testing.T) {
 		panic(http.ErrAbortHandler) // as if the process had died
 	}))
 	defer server.Close()
-	c, err := New(server.URL, "k")
+	c, err := New(server.URL, "k", "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,7 +74,7 @@ func TestJobEventsEnd(t *testing.T) {
 		_, _ = fmt.Fprint(w, `{"error":{"code":"JOB_NOT_FOUND","message":"gone"}}`)
 	}))
 	defer server.Close()
-	c, err := New(server.URL, "")
+	c, err := New(server.URL, "", "")
 	if err != nil {
 		t.Fatal(err)
 	}
