@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -105,9 +106,10 @@ func TestFault18Flood(t *testing.T) {
 	q.until("nothing is left in line", 20*time.Second, func() bool { return q.count("queued")+q.count("running") == 0 })
 }
 
-// TestFault18RefusalsAreCheap compares the queen's processor time for an answer with that for each kind of refusal. The
-// ratio that is wanted is ten (docs/bench/admission.md says what was measured); the long form fails below five, so that a
-// refusal that grows dear is seen whatever else the machine does.
+// TestFault18RefusalsAreCheap compares the queen's processor time for an answer with that for each kind of refusal: a streamed
+// answer of 69 tokens, the median of the request trace that the scheduler is measured with, from a worker that says them as fast as
+// it can, and a whole one of 16, the cheapest there is. The ratio that is wanted is ten (docs/bench/admission.md says what was
+// measured); the long form fails below ten against the first and below five against the second.
 func TestFault18RefusalsAreCheap(t *testing.T) {
 	stuck := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodPost {
@@ -129,6 +131,7 @@ func TestFault18RefusalsAreCheap(t *testing.T) {
 	body := func(model string) string {
 		return `{"model":"` + model + `","messages":[{"role":"user","content":"Tell me a story, please."}],"max_tokens":16}`
 	}
+	streamed := strings.Replace(body("demo"), `"max_tokens":16`, `"max_tokens":69,"stream":true`, 1)
 	path := "/v1/chat/completions"
 	cost := func(k hostile, want int) time.Duration {
 		n := long(2000, 10_000)
@@ -143,6 +146,7 @@ func TestFault18RefusalsAreCheap(t *testing.T) {
 		return (cpu(t, q.cmd.Process.Pid) - began) / time.Duration(n)
 	}
 	answer := cost(hostile{name: "answer", body: body("demo"), header: auth(key)}, 200)
+	usual := cost(hostile{name: "streamed answer", body: streamed, header: auth(key)}, 200)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var held sync.WaitGroup
@@ -170,12 +174,12 @@ func TestFault18RefusalsAreCheap(t *testing.T) {
 		{hostile{name: "full line", body: body("full"), header: auth(key)}, 503},
 	} {
 		each := cost(k.hostile, k.want)
-		lines += fmt.Sprintf("; %s %s (1/%.1f)", k.name, each, float64(answer)/float64(max(each, 1)))
-		if os.Getenv("RBEE_LONG") == "1" && each*5 > answer {
-			t.Errorf("%s: a refusal takes %s of processor time, an answer %s: not even five times as much", k.name, each, answer)
+		lines += fmt.Sprintf("; %s %s (1/%.0f, 1/%.1f)", k.name, each, float64(usual)/float64(max(each, 1)), float64(answer)/float64(max(each, 1)))
+		if os.Getenv("RBEE_LONG") == "1" && (each*10 > usual || each*5 > answer) {
+			t.Errorf("%s: a refusal takes %s of processor time, an answer %s or %s: a tenth of the first and a fifth of the second are allowed", k.name, each, usual, answer)
 		}
 	}
-	t.Logf("fault 18: processor time of the queen: an answer %s%s", answer, lines)
+	t.Logf("fault 18: processor time of the queen: an answer of 69 tokens, streamed, %s, of 16, whole, %s%s", usual, answer, lines)
 	cancel()
 	held.Wait()
 }
