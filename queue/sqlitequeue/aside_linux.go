@@ -26,21 +26,21 @@ type aside struct {
 
 // aioCall is struct iocb of linux/aio_abi.h, little endian.
 type aioCall struct {
-	data         uint64
-	key, rwFlags uint32
+	_            uint64 // data
+	_            uint32 // key
+	_            uint32 // rw_flags
 	opcode       uint16
-	priority     int16
+	_            int16 // reqprio
 	fd           uint32
-	buf, size    uint64
-	offset       int64
-	_            uint64
+	_            [4]uint64 // buf, nbytes, offset, reserved2
 	flags, resfd uint32
 }
 
 // aioEvent is struct io_event.
 type aioEvent struct {
-	data, object uint64
-	res, res2    int64
+	_   [2]uint64 // data, obj
+	res int64
+	_   int64 // res2
 }
 
 const (
