@@ -89,12 +89,18 @@ func hostileRequests(key string) []hostile {
 // sendAll sends each request in turn, n in all, over few connections, and calls judge with each answer.
 func (q *queen) sendAll(n int, kinds []hostile, judge func(hostile, int, http.Header)) {
 	q.t.Helper()
-	tr := &http.Transport{MaxIdleConnsPerHost: 8, MaxConnsPerHost: 8}
+	q.sendOver(8, n, kinds, judge)
+}
+
+// sendOver is sendAll over so many connections.
+func (q *queen) sendOver(conns, n int, kinds []hostile, judge func(hostile, int, http.Header)) {
+	q.t.Helper()
+	tr := &http.Transport{MaxIdleConnsPerHost: conns, MaxConnsPerHost: conns}
 	defer tr.CloseIdleConnections()
 	var wg sync.WaitGroup
-	for worker := range 8 {
+	for worker := range conns {
 		wg.Go(func() {
-			for i := worker; i < n; i += 8 {
+			for i := worker; i < n; i += conns {
 				k := kinds[i%len(kinds)]
 				req, err := http.NewRequestWithContext(context.Background(), k.method, q.url+k.path, strings.NewReader(k.body))
 				if err != nil {
