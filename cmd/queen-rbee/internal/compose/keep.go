@@ -67,8 +67,11 @@ func (k *keeps) close() {
 
 // set takes a client's word; "" says nothing, a negative time for ever, zero not at all.
 func (k *keeps) set(worker, keep string) {
+	if keep == "" || worker == "" {
+		return
+	}
 	d, err := time.ParseDuration(keep)
-	if keep == "" || err != nil || worker == "" {
+	if err != nil {
 		return
 	}
 	k.mu.Lock()
