@@ -21,7 +21,9 @@ func (x *exchange) write() error {
 	var err error
 	if len(x.req.body) <= together {
 		b = append(b, x.req.body...)
-		_, err = x.c.Write(b)
+		if n := x.c.tryWrite(b); n < len(b) {
+			_, err = x.c.Write(b[n:])
+		}
 	} else if _, err = x.c.Write(b); err == nil {
 		_, err = x.c.Write(x.req.body)
 	}

@@ -29,6 +29,7 @@ type conn struct {
 	lane   *lane // nil: of no worker that is known
 	dog    watchdog
 	try    tries
+	put    tries
 	poll   atomic.Pointer[Poll] // while it is watched
 }
 

@@ -10,7 +10,7 @@ import (
 	"unsafe"
 )
 
-// tries is what reading without waiting needs; it is kept so that a read allocates nothing.
+// tries is what reading, or writing, without waiting needs; it is kept so that neither allocates anything.
 type tries struct {
 	raw syscall.RawConn
 	fn  func(fd uintptr) bool
@@ -65,4 +65,34 @@ func (c *conn) tryRead(p []byte) (int, error) {
 	}
 	c.got = true
 	return n, nil
+}
+
+// tryWrite writes what the connection takes at once, and returns how much that was: what is left, and why, is for Write. A write that
+// wakes the worker may cost this thread its processor, and Go's scheduler, had it been told of the call, would then look for another.
+func (c *conn) tryWrite(p []byte) int {
+	t := &c.put
+	if t.raw == nil {
+		sc, ok := c.Conn.(syscall.Conn)
+		if !ok {
+			return 0
+		}
+		raw, err := sc.SyscallConn()
+		if err != nil {
+			return 0
+		}
+		t.raw = raw
+		t.fn = func(fd uintptr) bool {
+			n, _, errno := syscall.RawSyscall(syscall.SYS_WRITE, fd, uintptr(unsafe.Pointer(&t.p[0])), uintptr(len(t.p)))
+			if t.n = int(n); errno != 0 {
+				t.n = 0
+			}
+			return true
+		}
+	}
+	t.p, t.n = p, 0
+	if err := t.raw.Write(t.fn); err != nil {
+		t.n = 0
+	}
+	t.p = nil
+	return t.n
 }
