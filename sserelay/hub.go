@@ -74,6 +74,7 @@ type Hub struct {
 	buffers  sync.Pool // of *[]byte: readers' output
 	bursts   sync.Pool // of *burst
 	reads    sync.Pool // of *[]byte: parsers' input
+	windows  sync.Pool // of *lent
 	due      sync.Mutex
 	fed      []*Stream // streams with frames that are not passed on yet
 	spare    []*Stream

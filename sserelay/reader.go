@@ -56,6 +56,9 @@ func (s *Stream) leave(r *reader) {
 	if i := slices.Index(s.readers, r); i >= 0 {
 		s.readers = slices.Delete(s.readers, i, i+1)
 	}
+	if len(s.readers) == 0 && s.ended && !s.gap {
+		s.win.clear(s.next) // who comes now finds it in the journal
+	}
 	if len(s.readers) == 0 && !s.idleShut {
 		if s.idle != nil {
 			close(s.idle)

@@ -293,6 +293,12 @@ func (sv *server) ping() error {
 
 // open sends the headers.
 func (sv *server) open() error {
+	sv.head()
+	return sv.settle(sv.rc.Flush())
+}
+
+// head has the headers sent with whatever is flushed next.
+func (sv *server) head() {
 	h := sv.w.Header()
 	status := http.StatusOK
 	switch {
@@ -318,7 +324,6 @@ func (sv *server) open() error {
 		}
 	}
 	sv.w.WriteHeader(status)
-	return sv.settle(sv.rc.Flush())
 }
 
 // write sends the collected bytes.
@@ -327,9 +332,7 @@ func (sv *server) write() error {
 		return sv.send()
 	}
 	if !sv.headers {
-		if err := sv.open(); err != nil {
-			return err
-		}
+		sv.head()
 	}
 	sv.arm()
 	_, err := sv.w.Write(sv.x.buf)

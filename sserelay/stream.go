@@ -28,6 +28,7 @@ type Stream struct {
 	owned     bool          // own is, or was, in use
 	carried   bool          // the only reader waits for the whole answer, on the goroutine that writes
 	kept      int           // frames in held
+	gap       bool          // the journal does not have all frames
 	group     *burst        // all frames of a stream that has ended, until its carrier takes them
 	room      chan struct{} // a reader moved while the writer waits
 	waiting   bool
@@ -106,7 +107,7 @@ type Result struct {
 }
 
 func newStream(h *Hub, id string, o StreamOptions) *Stream {
-	return &Stream{hub: h, id: id, o: o, asked: asked{o.Format, o.IncludeUsage}, next: 1, win: window{base: 1}}
+	return &Stream{hub: h, id: id, o: o, asked: asked{o.Format, o.IncludeUsage}, next: 1, win: window{base: 1, pool: &h.windows}}
 }
 
 // ID returns the job's id.
@@ -177,6 +178,7 @@ func (s *Stream) emit(ctx context.Context, m Meta, data []byte, wake bool) error
 		}
 		if err != nil {
 			s.hub.o.Logger.Error("terminal event not journalled", "job_id", s.id, "error", err)
+			s.noteGap()
 		}
 	}
 	if !first {
@@ -201,10 +203,18 @@ func (s *Stream) buffer(seq uint64, m Meta, data []byte, wake bool) {
 // notJournalled gives up on the journal of an attached stream: what comes after a gap could not be read back. wmu is held.
 func (s *Stream) notJournalled(err error) {
 	s.state.lost = true
+	s.noteGap()
 	s.hub.o.Logger.Warn("event not journalled", "job_id", s.id, "error", err)
 	if s.hub.o.OnJournal != nil {
 		s.hub.o.OnJournal(s.id, err)
 	}
+}
+
+// noteGap keeps the window as long as the stream.
+func (s *Stream) noteGap() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.gap = true
 }
 
 // watched reports whether somebody passes on what comes at once.

@@ -1,14 +1,54 @@
 package sserelay
 
-import "slices"
+import (
+	"slices"
+	"sync"
+)
 
 // window holds the newest frames of a stream in memory, at most a fixed number of bytes; older ones are in the journal.
 type window struct {
 	data []byte
 	refs []ref
-	head int    // first live ref
-	base uint64 // sequence number of refs[head]
-	lean int    // compactions in a row that found little alive
+	head int        // first live ref
+	base uint64     // sequence number of refs[head]
+	lean int        // compactions in a row that found little alive
+	pool *sync.Pool // of *lent
+	lent *lent      // where data and refs came from, if from there
+}
+
+// lent is memory for a burst, which streams use by turns.
+type lent struct {
+	data []byte
+	refs []ref
+}
+
+const lentWindow = 64 << 10
+
+// borrow moves the window into memory of the pool.
+func (w *window) borrow() {
+	l, _ := w.pool.Get().(*lent)
+	if l == nil {
+		l = &lent{make([]byte, 0, lentWindow), make([]ref, 0, lentWindow/64)}
+	}
+	w.data, w.refs = append(l.data, w.data...), append(l.refs, w.refs...)
+	w.lent = l
+}
+
+// outgrow moves the window into memory of its own.
+func (w *window) outgrow(size int) {
+	w.data = append(make([]byte, 0, size), w.data...)
+	if w.lent != nil {
+		w.refs = append([]ref(nil), w.refs...)
+		w.giveBack()
+	}
+}
+
+// giveBack lets the next one have it; what was in the window is not looked at any more.
+func (w *window) giveBack() {
+	if w.lent != nil {
+		w.pool.Put(w.lent)
+		w.lent = nil
+	}
 }
 
 type ref struct {
@@ -42,8 +82,15 @@ func (w *window) push(m Meta, data []byte, limit int) {
 			w.compact()
 		}
 	}
-	if need := len(w.data) + len(data); need > cap(w.data) && 2*cap(w.data) > limit {
-		w.data = append(make([]byte, 0, max(need, limit)), w.data...)
+	if need := len(w.data) + len(data); need > cap(w.data) {
+		switch {
+		case need >= keepCap/2 && need <= min(lentWindow, limit) && w.lent == nil && w.pool != nil:
+			w.borrow()
+		case 2*cap(w.data) > limit:
+			w.outgrow(max(need, limit))
+		case w.lent != nil:
+			w.outgrow(2 * need)
+		}
 	}
 	if w.data == nil { // one piece of memory for what a short answer has
 		w.data, w.refs = make([]byte, 0, max(1<<10, len(data))), make([]ref, 0, 4)
@@ -57,8 +104,16 @@ func (w *window) grow(n, frames, limit int) {
 	if w.head > 0 && (w.head == len(w.refs) || cap(w.data)-len(w.data) < n) {
 		w.compact()
 	}
-	if n = min(n, limit/2-len(w.data)); w.data != nil && cap(w.data)-len(w.data) < n {
-		w.data = slices.Grow(w.data, n)
+	if n = min(n, limit/2-len(w.data)); n > 0 && cap(w.data)-len(w.data) < n {
+		need := len(w.data) + n
+		switch {
+		case need >= keepCap/2 && need <= min(lentWindow, limit) && w.lent == nil && w.pool != nil:
+			w.borrow()
+		case w.lent != nil:
+			w.outgrow(2 * need)
+		case w.data != nil:
+			w.data = slices.Grow(w.data, n)
+		}
 	}
 	if w.refs != nil {
 		w.refs = slices.Grow(w.refs, frames)
@@ -83,7 +138,8 @@ func (w *window) dropTo(seq uint64) {
 
 // clear forgets everything; next is the number of the frame that will be pushed first.
 func (w *window) clear(next uint64) {
-	*w = window{base: next}
+	w.giveBack()
+	*w = window{base: next, pool: w.pool}
 }
 
 // compact moves the live frames to the front. Memory of a burst is given back once it was unused for a while.
@@ -104,6 +160,7 @@ func (w *window) compact() {
 		w.lean = 0
 		w.data = append(make([]byte, 0, 2*len(live)), live...)
 		w.refs = append(make([]ref, 0, 2*len(refs)), refs...)
+		w.giveBack()
 	} else {
 		w.data = w.data[:copy(w.data, live)]
 		w.refs = w.refs[:copy(w.refs, refs)]
