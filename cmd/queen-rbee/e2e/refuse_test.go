@@ -9,7 +9,6 @@ import (
 	"net/http/httptest"
 	"os"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -106,6 +105,28 @@ func TestFault18Flood(t *testing.T) {
 	q.until("nothing is left in line", 20*time.Second, func() bool { return q.count("queued")+q.count("running") == 0 })
 }
 
+// cost is the processor time that a request of a kind takes the queen, after so many that are not counted.
+func (q *queen) cost(conns, before, n int, k hostile, want int) time.Duration {
+	q.t.Helper()
+	q.sendOver(conns, before, []hostile{k}, func(hostile, int, http.Header) {})
+	began := cpu(q.t, q.cmd.Process.Pid)
+	q.sendOver(conns, n, []hostile{k}, func(_ hostile, status int, h http.Header) {
+		if status != want {
+			q.t.Errorf("%s: %d %s, want %d", k.name, status, h.Get("X-Rbee-Error"), want)
+		}
+	})
+	return (cpu(q.t, q.cmd.Process.Pid) - began) / time.Duration(n)
+}
+
+// usualAnswer is what a streamed answer of 69 tokens takes a queen whose line has room for all who ask.
+func usualAnswer(t *testing.T) time.Duration {
+	q := start(t, "models: {usual: {ref: \"sim:usual?ttft=5ms&itl=5ms&slots=64\", workers: 1}}\n")
+	admin := q.makeKey("", `{"tenant_id":"ops","scope":"admin"}`).Key
+	key := q.makeKey(admin, `{"tenant_id":"a","scope":"infer"}`).Key
+	return q.cost(40, 40, long(240, 2400), hostile{name: "streamed answer", method: "POST", path: "/v1/chat/completions", header: []string{"Authorization", "Bearer " + key},
+		body: `{"model":"usual","messages":[{"role":"user","content":"Tell me a story, please."}],"max_tokens":69,"stream":true}`}, 200)
+}
+
 // TestFault18RefusalsAreCheap compares the queen's processor time for an answer with that for each kind of refusal: a streamed
 // answer of 69 tokens, the median of the request trace that the scheduler is measured with, from a worker that says 200 of them a
 // second, and a whole one of 16 from one that says them as fast as it can, the cheapest there is. The ratio that is wanted is ten (docs/bench/admission.md says what was
@@ -118,7 +139,7 @@ func TestFault18RefusalsAreCheap(t *testing.T) {
 		}
 	}))
 	defer stuck.Close()
-	q := start(t, "models: {demo: {ref: \"sim:demo?ttft=1ms&itl=1us&slots=16\", workers: 1}, usual: {ref: \"sim:usual?ttft=5ms&itl=5ms&slots=64\", workers: 1}}\nqueue: {max: 4}\n"+
+	q := start(t, "models: {demo: {ref: \"sim:demo?ttft=1ms&itl=1us&slots=16\", workers: 1}}\nqueue: {max: 4}\n"+
 		"externals: [{name: stuck, url: \""+stuck.URL+"\", protocol: openai, models: {full: full}, slots: 1, health: /}]\n")
 	admin := q.makeKey("", `{"tenant_id":"ops","scope":"admin"}`).Key
 	key := q.makeKey(admin, `{"tenant_id":"a","scope":"infer"}`).Key
@@ -131,26 +152,13 @@ func TestFault18RefusalsAreCheap(t *testing.T) {
 	body := func(model string) string {
 		return `{"model":"` + model + `","messages":[{"role":"user","content":"Tell me a story, please."}],"max_tokens":16}`
 	}
-	streamed := strings.Replace(body("usual"), `"max_tokens":16`, `"max_tokens":69,"stream":true`, 1)
 	path := "/v1/chat/completions"
-	over := func(conns, n int, k hostile, want int) time.Duration {
+	cost := func(k hostile, want int) time.Duration {
 		k.method, k.path = "POST", path
-		q.sendOver(conns, min(n/2, 200), []hostile{k}, func(hostile, int, http.Header) {})
-		began := cpu(t, q.cmd.Process.Pid)
-		q.sendOver(conns, n, []hostile{k}, func(_ hostile, status int, _ http.Header) {
-			if status != want {
-				t.Errorf("%s: %d, want %d", k.name, status, want)
-			}
-		})
-		return (cpu(t, q.cmd.Process.Pid) - began) / time.Duration(n)
+		return q.cost(8, 200, long(2000, 10_000), k, want)
 	}
-	cost := func(k hostile, want int) time.Duration { return over(8, long(2000, 10_000), k, want) }
 	answer := cost(hostile{name: "answer", body: body("demo"), header: auth(key)}, 200)
-	if status, _, data := q.ask(key, "POST", path, strings.Replace(streamed, `"stream":true`, `"stream":false`, 1)); status != 200 { // loads it
-		t.Fatalf("%d %s", status, data)
-	}
-	// a quarter of the slots, so that none has to wait in the short line for one that is about to be free
-	usual := over(16, long(160, 1200), hostile{name: "streamed answer", body: streamed, header: auth(key)}, 200)
+	usual := usualAnswer(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var held sync.WaitGroup
