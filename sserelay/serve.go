@@ -335,13 +335,30 @@ func (sv *server) write() error {
 		sv.head()
 	}
 	sv.arm()
-	_, err := sv.w.Write(sv.x.buf)
-	if err == nil {
-		err = sv.rc.Flush()
-	}
+	err := sv.transmit(sv.x.buf)
 	sv.give()
 	sv.last = time.Now()
 	return sv.settle(err)
+}
+
+// lastWrite is how much of an answer's end is left to the server to send with what ends the answer itself.
+const lastWrite = 1 << 10
+
+// transmit has the writer send p now.
+func (sv *server) transmit(p []byte) error {
+	if sv.x.closed && len(p) <= lastWrite {
+		_, err := sv.w.Write(p)
+		return err
+	}
+	if s, ok := sv.w.(Sender); ok {
+		if sent, err := s.Send(p); sent {
+			return err
+		}
+	}
+	if _, err := sv.w.Write(p); err != nil {
+		return err
+	}
+	return sv.rc.Flush()
 }
 
 // arm sets the write deadline, not at every token: only when a good part of the last one has passed.
