@@ -50,7 +50,7 @@ type copier struct {
 	body    io.ReadCloser
 	stop    func() bool
 	p       *Parser
-	watch   *watchdog
+	watch   watchdog
 	out     Outcome
 	use     usage
 	base    int // tokens of earlier workers
@@ -82,11 +82,8 @@ func (s *Stream) Copy(ctx context.Context, body io.ReadCloser, o CopyOptions) (O
 // newCopier begins to watch over the body.
 func (s *Stream) newCopier(ctx context.Context, body io.ReadCloser, o CopyOptions) *copier {
 	c := &copier{s: s, ctx: ctx, o: o, body: body}
-	c.watch = newWatchdog(body, o.FirstTimeout)
-	c.stop = context.AfterFunc(ctx, func() {
-		body.Close()
-		s.interrupt()
-	})
+	c.watch.begin(body, o.FirstTimeout)
+	c.stop = afterFunc(ctx, c.abort)
 	s.wmu.Lock()
 	c.base = s.state.tokens
 	s.wmu.Unlock()
@@ -94,6 +91,21 @@ func (s *Stream) newCopier(ctx context.Context, body io.ReadCloser, o CopyOption
 		c.seam = s.newSeam(ctx, o.Continuation)
 	}
 	return c
+}
+
+// abort ends the copying for a context that has ended.
+func (c *copier) abort() {
+	c.body.Close()
+	c.s.interrupt()
+}
+
+// afterFunc is context.AfterFunc. A context that offers that itself is asked directly: package context would make a context of
+// its own in between. It must not be held up.
+func afterFunc(ctx context.Context, fn func()) (stop func() bool) {
+	if a, ok := ctx.(interface{ AfterFunc(func()) func() bool }); ok {
+		return a.AfterFunc(func() { go fn() })
+	}
+	return context.AfterFunc(ctx, fn)
 }
 
 // close ends what newCopier began.

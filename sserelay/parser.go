@@ -110,9 +110,13 @@ var errAgain = errors.New("nothing to read now")
 // something in it.
 func (p *Parser) poll(h *Hub) {
 	p.polled, p.lend = true, h
-	if old := p.buf; cap(old) < lentBuffer {
+	if old, box := p.buf, p.box; cap(old) < lentBuffer {
 		p.take()
 		p.buf = append(p.buf, old...)
+		if p.large != nil {
+			p.large = nil
+			h.putFirst(box)
+		}
 	}
 }
 
@@ -126,9 +130,13 @@ func (p *Parser) giveBack() {
 
 // release lets go of the buffer, and of the event in it.
 func (p *Parser) release() {
-	if p.box != nil {
+	switch {
+	case p.box == nil:
+	case p.lend != nil:
 		*p.box = (*p.box)[:0]
 		p.lend.reads.Put(p.box)
+	default:
+		p.large.putFirst(p.box)
 	}
 	p.box, p.buf, p.data = nil, nil, nil
 }
@@ -141,6 +149,23 @@ func (p *Parser) take() {
 		p.box = &b
 	}
 	p.buf = (*p.box)[:0]
+}
+
+// takeFirst gets the buffer that a parser begins with.
+func (p *Parser) takeFirst() {
+	p.box, _ = p.large.firsts.Get().(*[]byte)
+	if p.box == nil {
+		b := make([]byte, 0, firstBuffer)
+		p.box = &b
+	}
+	p.buf = *p.box
+}
+
+// putFirst takes it back.
+func (h *Hub) putFirst(box *[]byte) {
+	if box != nil {
+		h.firsts.Put(box)
+	}
 }
 
 // reset begins a new block at offset at.
@@ -157,8 +182,12 @@ func (p *Parser) reset(at int) {
 
 // fill makes room and reads once.
 func (p *Parser) fill() error {
-	if p.lend != nil && p.buf == nil {
+	switch {
+	case p.buf != nil:
+	case p.lend != nil:
 		p.take()
+	case p.large != nil:
+		p.takeFirst()
 	}
 	full := len(p.buf) == cap(p.buf)
 	if full && p.start > 0 && (!p.hungry || cap(p.buf) >= lentBuffer) {
@@ -169,10 +198,11 @@ func (p *Parser) fill() error {
 		p.start = 0
 	}
 	if len(p.buf) == cap(p.buf) && p.large != nil && cap(p.buf) >= firstBuffer && cap(p.buf) < lentBuffer {
-		rest := p.buf[p.start:]
-		p.lend, p.large = p.large, nil
+		rest, box := p.buf[p.start:], p.box
+		p.lend, p.large, p.box = p.large, nil, nil
 		p.take()
 		p.buf = append(p.buf, rest...)
+		p.lend.putFirst(box)
 		p.line -= p.start
 		p.pos -= p.start
 		p.start = 0
