@@ -47,7 +47,7 @@ type server struct {
 // the reader has gone.
 func (s *Stream) Serve(ctx context.Context, w http.ResponseWriter, v View) error {
 	r := s.join(false)
-	s.listen(r)
+	s.listen(r, v.Format == FormatNative)
 	s.uncover()
 	staying := false
 	defer func() {
