@@ -83,6 +83,12 @@ func (a *Aside) Sync(f *os.File) error { return a.a.sync(f) }
 // Close ends it.
 func (a *Aside) Close() { a.a.close() }
 
+// SettleNow moves into SQLite what there is.
+func (j *Journal) SettleNow() error { return j.settle() }
+
+// RotateNow turns to the other tail file. The ticker must have no reason to do the same.
+func (j *Journal) RotateNow() error { return j.rotate() }
+
 // TailFrames writes frames as one record of the tail file and reads them back.
 func TailFrames(frames [][]byte, metas []uint32, fn func(seq uint64, meta uint32, data []byte)) (torn bool, err error) {
 	var raw []byte
