@@ -20,14 +20,19 @@ func Migrations() []string { return migrations() }
 func JournalMigrations() []string { return journalMigrations() }
 
 // Codec of the chunks.
-func EncodeFrames(frames [][]byte, metas []uint32) []byte {
-	var raw []byte
-	var refs []frameRef
-	for i, f := range frames {
-		refs = append(refs, frameRef{meta: metas[i], off: len(raw), n: len(f)})
-		raw = append(raw, f...)
+func EncodeFrames(data [][]byte, metas []uint32) []byte {
+	chunk, _, _ := encodeChunk(nil, joined(data, metas))
+	return chunk
+}
+
+// joined puts frames one after the other.
+func joined(data [][]byte, metas []uint32) frames {
+	f := frames{metas: metas}
+	for _, d := range data {
+		f.data = append(f.data, d...)
+		f.ends = append(f.ends, len(f.data))
 	}
-	return encodeChunk(nil, raw, refs)
+	return f
 }
 
 // DecodeFrames is the reverse.
@@ -90,14 +95,9 @@ func (j *Journal) SettleNow() error { return j.settle() }
 func (j *Journal) RotateNow() error { return j.rotate() }
 
 // TailFrames writes frames as one record of the tail file and reads them back.
-func TailFrames(frames [][]byte, metas []uint32, fn func(seq uint64, meta uint32, data []byte)) (torn bool, err error) {
-	var raw []byte
-	var refs []frameRef
-	for i, f := range frames {
-		refs = append(refs, frameRef{meta: metas[i], off: len(raw), n: len(f)})
-		raw = append(raw, f...)
-	}
-	return readTail(bytes.NewReader(appendGroupRecord(nil, "job", 7, raw, refs)), func(r record) error {
+func TailFrames(data [][]byte, metas []uint32, fn func(seq uint64, meta uint32, data []byte)) (torn bool, err error) {
+	b, _, _ := appendGroupRecord(nil, "job", 7, joined(data, metas))
+	return readTail(bytes.NewReader(b), func(r record) error {
 		fn(r.seq, r.meta, r.data)
 		return nil
 	})
