@@ -3,6 +3,7 @@ package sqlitequeue
 import (
 	"bytes"
 	"os"
+	"slices"
 
 	"github.com/queen-rbee/queen-rbee/queue"
 )
@@ -34,6 +35,35 @@ func joined(data [][]byte, metas []uint32) frames {
 	}
 	return f
 }
+
+// CodeFrames encodes frames as they come, sizes[i] of them at once, and returns the chunks that SQLite gets of them, how many frames each
+// has, and what a reader is given of the last chunk who has all but the last frame.
+func CodeFrames(data [][]byte, metas []uint32, sizes []int) (chunks [][]byte, counts []int, newest []byte) {
+	var c coded
+	grown := 0
+	for i, n := range sizes {
+		if f := joined(data[:n], metas[:n]); n == 1 {
+			grown += c.add(metas[0], data[0])
+		} else {
+			all, begin, second := encodeChunk(nil, f)
+			grown += c.addAll(f, all[begin:], all[second:], i == len(sizes)-1)
+		}
+		data, metas = data[n:], metas[n:]
+	}
+	newest = c.after(uint64(c.n)-1, uint64(c.n)).data
+	if grown != c.weight() {
+		panic("a chunk does not weigh what was added")
+	}
+	for at := &c; at != nil; at = at.older {
+		chunks, counts = append(chunks, at.chunk()), append(counts, at.n)
+	}
+	slices.Reverse(chunks)
+	slices.Reverse(counts)
+	return chunks, counts, newest
+}
+
+// ChunkSize is the most bytes of frames in a chunk of more than one.
+const ChunkSize = chunkSize
 
 // DecodeFrames is the reverse.
 func DecodeFrames(chunk []byte, fn func(meta uint32, data []byte) error) error {
