@@ -39,6 +39,57 @@ func FuzzChunk(f *testing.F) {
 	})
 }
 
+// FuzzCoded encodes frames in bursts of any sizes: SQLite gets the same as if they had come at once.
+func FuzzCoded(f *testing.F) {
+	f.Add([]byte("data: {\"a\":1}\n\x00data: {\"a\":2}\n\x00\x00data: {\"a\":3}\n\x00data: {\"a\":3}\n"), uint32(3), []byte{1, 2, 1}, uint16(0))
+	f.Add([]byte("one\x00two\x00three\x00four\x00five"), uint32(1<<31), []byte{2, 2}, uint16(900))
+	f.Fuzz(func(t *testing.T, b []byte, meta uint32, bursts []byte, wide uint16) {
+		data := bytes.Split(b, []byte{0})
+		metas, longest := make([]uint32, len(data)), 0
+		for i := range data {
+			metas[i] = meta * uint32(i)
+			data[i] = bytes.Repeat(data[i], 1+int(wide)%1000)
+			longest = max(longest, len(data[i]))
+		}
+		var sizes []int
+		for left := len(data); left > 0; left -= sizes[len(sizes)-1] {
+			n := 1
+			if i := len(sizes); i < len(bursts) {
+				n = min(left, 1+int(bursts[i]))
+			}
+			if n*longest > sqlitequeue.ChunkSize {
+				n = 1
+			}
+			sizes = append(sizes, n)
+		}
+		chunks, counts, newest := sqlitequeue.CodeFrames(data, metas, sizes)
+		last := sqlitequeue.EncodeFrames(data[len(data)-1:], metas[len(data)-1:])
+		var got []byte
+		if err := sqlitequeue.DecodeFrames(newest, func(m uint32, d []byte) error {
+			got = sqlitequeue.EncodeFrames([][]byte{d}, []uint32{m})
+			return nil
+		}); err != nil || !bytes.Equal(got, last) {
+			t.Errorf("the newest frame is %q, want %q, %v", got, last, err)
+		}
+		for i, chunk := range chunks {
+			n, size := counts[i], 0
+			for _, d := range data[:n] {
+				size += len(d)
+			}
+			if size > sqlitequeue.ChunkSize && n > 1 {
+				t.Errorf("a chunk of %d bytes", size)
+			}
+			if want := sqlitequeue.EncodeFrames(data[:n], metas[:n]); !bytes.Equal(chunk, want) {
+				t.Errorf("chunk %d of %d frames in bursts of %v: %q, want %q", i, n, sizes, chunk, want)
+			}
+			data, metas = data[n:], metas[n:]
+		}
+		if len(data) > 0 {
+			t.Errorf("%d frames are in no chunk", len(data))
+		}
+	})
+}
+
 // FuzzTail opens a journal beside a tail file of any content.
 func FuzzTail(f *testing.F) {
 	dir := f.TempDir()
