@@ -164,11 +164,12 @@ func (c *copier) run() error {
 // events takes in what comes, until the end or, where the body is polled, until there is nothing now.
 func (c *copier) events() error {
 	for !c.ended {
-		ev, err := c.p.Next()
-		if errors.Is(err, errAgain) {
+		ev, err := c.p.next()
+		switch {
+		case err == nil:
+		case errors.Is(err, errAgain):
 			return err
-		}
-		if err != nil {
+		default:
 			return c.eof(err)
 		}
 		if err := c.event(ev); err != nil {
@@ -206,7 +207,7 @@ func (c *copier) eof(err error) error {
 	return ErrTruncated
 }
 
-func (c *copier) event(ev Event) error {
+func (c *copier) event(ev *Event) error {
 	switch c.o.Protocol {
 	case Chat, Completion:
 		return c.openai(ev)
@@ -218,7 +219,7 @@ func (c *copier) event(ev Event) error {
 }
 
 // openai takes one event of a chat or completion stream.
-func (c *copier) openai(ev Event) error {
+func (c *copier) openai(ev *Event) error {
 	if len(ev.Type) == 0 && c.like.matches(ev.Data) {
 		return c.emit(newMeta(KindData, c.o.Protocol, flagText, 1), ev.Raw)
 	}
@@ -259,7 +260,7 @@ func (c *copier) openai(ev Event) error {
 }
 
 // execute takes one event of the native worker protocol.
-func (c *copier) execute(ev Event) error {
+func (c *copier) execute(ev *Event) error {
 	switch string(ev.Type) {
 	case "token":
 		return c.token(ev)
@@ -271,7 +272,7 @@ func (c *copier) execute(ev Event) error {
 	return nil // started, metrics and what later versions may add
 }
 
-func (c *copier) token(ev Event) error {
+func (c *copier) token(ev *Event) error {
 	t, ok := parseToken(ev.Data)
 	if !ok {
 		return &ProtocolError{What: "a token event is not a JSON object"}

@@ -35,6 +35,7 @@ type Parser struct {
 	skipLF    bool
 	hungry    bool // the last read filled the buffer: a larger one saves reads
 	bomDone   bool
+	cr        bool // there may be a CR in what was not scanned yet
 	err       error
 	again     bool               // Next goes on with the block that it left at errAgain
 	polled    bool               // the reader gives nothing and no error instead of waiting
@@ -51,6 +52,7 @@ type Parser struct {
 	typeLen   int
 	lastID    string
 	retry     time.Duration
+	ev        Event // the last one
 }
 
 const (
@@ -78,25 +80,35 @@ func (p *Parser) Pending() []byte { return p.buf[p.start:] }
 // Next returns the next event. At the end of the stream it returns io.EOF, also when the stream ended inside an
 // event; a *LimitError when a bound is exceeded; else the reader's error.
 func (p *Parser) Next() (Event, error) {
+	ev, err := p.next()
+	if err != nil {
+		return Event{}, err
+	}
+	return *ev, nil
+}
+
+// next is Next without a copy of the event.
+func (p *Parser) next() (*Event, error) {
 	if p.dead != nil {
-		return Event{}, p.dead
+		return nil, p.dead
 	}
 	if !p.again {
 		p.reset(p.pos)
 	}
 	p.again = false
 	for {
-		if ev, ok, err := p.scan(); ok || err != nil {
-			return ev, err
+		if ok, err := p.scan(); ok || err != nil {
+			return &p.ev, err
 		}
 		if p.err != nil {
-			return Event{}, p.err
+			return nil, p.err
 		}
 		switch err := p.fill(); {
+		case err == nil:
 		case errors.Is(err, errAgain):
 			p.again = true
 			p.giveBack()
-			return Event{}, errAgain
+			return nil, errAgain
 		case err != nil:
 			p.err = err
 		}
@@ -217,8 +229,7 @@ func (p *Parser) fill() error {
 	}
 	if p.try != nil {
 		if n := p.try(p.buf[len(p.buf):cap(p.buf)]); n > 0 {
-			p.hungry = len(p.buf)+n == cap(p.buf)
-			p.buf = p.buf[:len(p.buf)+n]
+			p.got(n)
 			return nil
 		}
 	}
@@ -227,8 +238,7 @@ func (p *Parser) fill() error {
 	}
 	for empty := 0; ; empty++ {
 		n, err := p.r.Read(p.buf[len(p.buf):cap(p.buf)])
-		p.hungry = len(p.buf)+n == cap(p.buf)
-		p.buf = p.buf[:len(p.buf)+n]
+		p.got(n)
 		switch {
 		case n > 0 && err != nil:
 			p.err = err // reported after what came with it
@@ -245,23 +255,34 @@ func (p *Parser) fill() error {
 	}
 }
 
-// scan looks at what is buffered for the end of the current block.
-func (p *Parser) scan() (Event, bool, error) {
+// got takes in n bytes that were read to the end of the buffer.
+func (p *Parser) got(n int) {
+	if p.pos == len(p.buf) {
+		p.cr = false
+	}
+	come := p.buf[len(p.buf) : len(p.buf)+n]
+	p.cr = p.cr || bytes.IndexByte(come, '\r') >= 0
+	p.buf = p.buf[:len(p.buf)+n]
+	p.hungry = len(p.buf) == cap(p.buf)
+}
+
+// scan looks at what is buffered for the end of the current block, and makes the event where it is there.
+func (p *Parser) scan() (bool, error) {
 	if !p.bomDone && !p.skipBOM() {
-		return Event{}, false, nil
+		return false, nil
 	}
 	for {
 		if p.skipLF && p.pos < len(p.buf) {
 			p.swallowLF()
 		}
-		i := lineEnd(p.buf[p.pos:])
+		i := p.lineEnd()
 		if i < 0 {
 			p.pos = len(p.buf)
-			return Event{}, false, p.checkBounds()
+			return false, p.checkBounds()
 		}
 		end := p.pos + i
 		if end-p.line > p.o.MaxLine {
-			return Event{}, false, p.fail(&LimitError{What: "a line", Limit: p.o.MaxLine})
+			return false, p.fail(&LimitError{What: "a line", Limit: p.o.MaxLine})
 		}
 		blank := end == p.line
 		if !blank {
@@ -275,7 +296,7 @@ func (p *Parser) scan() (Event, bool, error) {
 		}
 		if !blank {
 			if p.pos-p.start > p.o.MaxEvent {
-				return Event{}, false, p.fail(&LimitError{What: "an event", Limit: p.o.MaxEvent})
+				return false, p.fail(&LimitError{What: "an event", Limit: p.o.MaxEvent})
 			}
 			continue
 		}
@@ -283,7 +304,8 @@ func (p *Parser) scan() (Event, bool, error) {
 			p.reset(p.pos)
 			continue
 		}
-		return p.event(blockEnd), true, nil
+		p.event(blockEnd)
+		return true, nil
 	}
 }
 
@@ -300,15 +322,15 @@ func (p *Parser) swallowLF() {
 	}
 }
 
-func (p *Parser) event(blockEnd int) Event {
-	ev := Event{ID: p.lastID, Raw: p.buf[p.start:blockEnd]}
+func (p *Parser) event(blockEnd int) {
+	ev := &p.ev
+	ev.ID, ev.Raw = p.lastID, p.buf[p.start:blockEnd]
 	ev.Type = p.buf[p.start+p.typeOff : p.start+p.typeOff+p.typeLen]
 	if p.dataLines == 1 {
 		ev.Data = p.buf[p.start+p.dataOff : p.start+p.dataOff+p.dataLen]
 	} else {
 		ev.Data = p.data
 	}
-	return ev
 }
 
 func (p *Parser) fail(err error) error {
@@ -343,6 +365,10 @@ func (p *Parser) skipBOM() bool {
 
 // field interprets one line that is not blank.
 func (p *Parser) field(line []byte) {
+	if bytes.HasPrefix(line, []byte("data: ")) {
+		p.addData(line[len("data: "):])
+		return
+	}
 	name, value := line, line[len(line):]
 	if i := bytes.IndexByte(line, ':'); i >= 0 {
 		if i == 0 {
@@ -396,6 +422,18 @@ func (p *Parser) setRetry(value []byte) {
 		n = n*10 + int(c-'0')
 	}
 	p.retry = time.Duration(n) * time.Millisecond
+}
+
+// lineEnd returns how far the first CR or LF is from pos, -1 when there is none.
+func (p *Parser) lineEnd() int {
+	b := p.buf[p.pos:]
+	switch {
+	case len(b) > 0 && b[0] == '\n': // most often the blank line of an event
+		return 0
+	case p.cr:
+		return lineEnd(b)
+	}
+	return bytes.IndexByte(b, '\n')
 }
 
 // lineEnd returns the index of the first CR or LF.
