@@ -201,7 +201,7 @@ func (m *mix) chunks(path string) {
 func TestJournalMix(t *testing.T) {
 	q := queue.New(queue.NewMemory(), queue.Options{})
 	defer q.Close()
-	n := rounds(25, 400)
+	n := rounds(15, 400)
 	for seed := range n {
 		m := &mix{t: t, rnd: rand.New(rand.NewPCG(uint64(seed), 23)), dir: t.TempDir(), model: map[string][]string{}, before: map[string]int{},
 			jobs: []string{"a", "b", q.NewID(), q.NewID(), q.NewID()}}
