@@ -62,6 +62,9 @@ func CodeFrames(data [][]byte, metas []uint32, sizes []int) (chunks [][]byte, co
 	return chunks, counts, newest
 }
 
+// Common is how much two frames share at the beginning and at the end.
+func Common(a, b []byte) (prefix, suffix int) { return commonPrefix(a, b), commonSuffix(a, b) }
+
 // ChunkSize is the most bytes of frames in a chunk of more than one.
 const ChunkSize = chunkSize
 

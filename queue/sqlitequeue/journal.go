@@ -15,7 +15,7 @@ import (
 const (
 	maxUnsettled = 256 << 20
 	maxParked    = 8 << 20
-	settleEarly  = 4 << 20 // a transaction of much more does not fit SQLite's page cache, and writes pages twice
+	settleEarly  = 2 << 20 // as much as SQLite's page cache holds: in a larger transaction a row costs more
 	// rotateAfter empties a tail that has anything in it, so that nothing expired comes back after a crash.
 	rotateAfter = 30 * time.Second
 )

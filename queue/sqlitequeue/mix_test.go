@@ -2,6 +2,7 @@ package sqlitequeue_test
 
 import (
 	"bytes"
+	"database/sql"
 	"errors"
 	"fmt"
 	"maps"
@@ -171,12 +172,36 @@ func (m *mix) reopen(path string, crash bool) string {
 	return path
 }
 
+// chunks checks that SQLite has no chunk of several frames that is too large.
+func (m *mix) chunks(path string) {
+	m.t.Helper()
+	db, err := sql.Open("sqlite3", "file:"+path+"?mode=ro")
+	m.must(err)
+	defer db.Close()
+	rows, err := db.QueryContext(m.t.Context(), `SELECT first, last, data FROM chunks`)
+	m.must(err)
+	defer rows.Close()
+	for rows.Next() {
+		var first, last, n, size int
+		var data []byte
+		m.must(rows.Scan(&first, &last, &data))
+		m.must(sqlitequeue.DecodeFrames(data, func(_ uint32, data []byte) error {
+			n, size = n+1, size+len(data)
+			return nil
+		}))
+		if n != last-first+1 || n > 1 && size > sqlitequeue.ChunkSize {
+			m.t.Errorf("the chunk of frames %d to %d has %d of %d bytes", first, last, n, size)
+		}
+	}
+	m.must(rows.Err())
+}
+
 // TestJournalMix goes through random histories: frames that come alone, in bursts, as one with the last of their stream, with
 // settlings, rotations, crashes and readers between any two.
 func TestJournalMix(t *testing.T) {
 	q := queue.New(queue.NewMemory(), queue.Options{})
 	defer q.Close()
-	n := rounds(25, 400)
+	n := rounds(15, 400)
 	for seed := range n {
 		m := &mix{t: t, rnd: rand.New(rand.NewPCG(uint64(seed), 23)), dir: t.TempDir(), model: map[string][]string{}, before: map[string]int{},
 			jobs: []string{"a", "b", q.NewID(), q.NewID(), q.NewID()}}
@@ -210,6 +235,7 @@ func TestJournalMix(t *testing.T) {
 			m.check(job, 0)
 		}
 		m.must(m.j.Close())
+		m.chunks(path)
 	}
 	t.Logf("row journal mix: rounds %d, survived %d, lost 0", n, n)
 }
