@@ -24,7 +24,7 @@ func TestCrewWaits(t *testing.T) {
 				t.Fatalf("carrier %d may wait: %v", i, got)
 			}
 		}
-		time.Sleep(crewLinger / 2)
+		<-time.After(crewLinger / 2)
 		job := &task{}
 		c.carry(job)
 		last := waiting[crewIdle-1]
@@ -34,7 +34,7 @@ func TestCrewWaits(t *testing.T) {
 		if !c.rest(last) {
 			t.Fatal("who has carried may not wait again")
 		}
-		time.Sleep(crewLinger/2 + time.Millisecond)
+		<-time.After(crewLinger/2 + time.Millisecond)
 		synctest.Wait()
 		for i, w := range waiting[:crewIdle-1] {
 			if _, open := <-w.next; open {
@@ -44,7 +44,7 @@ func TestCrewWaits(t *testing.T) {
 		if n, _ := c.waiting(); n != 1 {
 			t.Fatalf("%d wait, not the one that came late", n)
 		}
-		time.Sleep(2 * crewLinger)
+		<-time.After(2 * crewLinger)
 		synctest.Wait()
 		_, open := <-last.next
 		if n, looked := c.waiting(); open || n > 0 || looked {
@@ -77,7 +77,7 @@ func TestCarrierIsUsedAgain(t *testing.T) {
 			if n > 1 || time.Now().After(deadline) {
 				t.Fatalf("%d carriers wait after one job at a time", n)
 			}
-			time.Sleep(time.Millisecond)
+			<-time.After(time.Millisecond)
 		}
 	}
 	var first *carrier
