@@ -15,6 +15,7 @@ type peer struct {
 	door     *doorway // nil without a Poller
 	loopback bool
 	host     string // the Host that checkBrowser let through last; HTTP/1 has one request at a time
+	try      tries  // likewise
 }
 
 type peerKey struct{}

@@ -50,6 +50,7 @@ type response struct {
 	// three calls that move the connection's timers.
 	limited bool
 	armed   time.Time
+	flushed bool // net/http has sent all that it was given
 }
 
 // arm bounds how long the client may take to take the answer: again with each part of it, but not at each write.
@@ -85,6 +86,7 @@ func (w *response) Write(b []byte) (int, error) {
 	if w.status == 0 {
 		w.status = http.StatusOK
 	}
+	w.flushed = false
 	w.arm()
 	return w.ResponseWriter.Write(b)
 }
@@ -94,7 +96,7 @@ func (w *response) Flush() {
 	if w.status == 0 {
 		w.status = http.StatusOK
 	}
-	_ = http.NewResponseController(w.ResponseWriter).Flush()
+	w.flushed = http.NewResponseController(w.ResponseWriter).Flush() == nil
 }
 
 // Hijack implements http.Hijacker for relays that take the connection over.

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"net"
 	"net/http"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -105,8 +104,6 @@ func (t *Taken) hijack(c *call) bool {
 	return true
 }
 
-var chunks = sync.Pool{New: func() any { return new([]byte) }} //nolint:gochecknoglobals // memory, not state
-
 // Send writes p as one chunk as far as that is possible without waiting. all is false when a part is left for Drain.
 func (t *Taken) Send(p []byte) (all bool, err error) {
 	if t.shared != nil {
@@ -114,8 +111,7 @@ func (t *Taken) Send(p []byte) (all bool, err error) {
 		return false, nil
 	}
 	box, _ := chunks.Get().(*[]byte)
-	b := strconv.AppendUint((*box)[:0], uint64(len(p)), 16)
-	b = append(append(append(b, '\r', '\n'), p...), '\r', '\n')
+	b := appendChunk((*box)[:0], p)
 	err = t.put(b)
 	*box = b[:0]
 	if cap(b) <= 64<<10 {

@@ -119,8 +119,9 @@ func (w *peeked) Stop() {
 
 // handover is a job that gives its connection away after its first event.
 type handover struct {
-	hands bool        // the test sends by itself
-	say   chan string // what is sent then; closed: the answer ends
+	hands bool                              // the test sends by itself
+	write func(w http.ResponseWriter) error // serves instead
+	say   chan string                       // what is sent then; closed: the answer ends
 	ready chan *httpserver.Taken
 	gone  chan struct{}
 	ended chan error
@@ -132,6 +133,11 @@ func newHandover() *handover {
 
 // serve is the job's Serve. Where the connection can't be had it goes on by itself; then ready gives nil.
 func (h *handover) serve(w http.ResponseWriter) error {
+	if h.write != nil {
+		err := h.write(w)
+		h.ended <- err
+		return err
+	}
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.WriteHeader(http.StatusOK)
 	_, _ = io.WriteString(w, "data: first\n\n")

@@ -42,6 +42,14 @@ func (a *answer) Flush() {
 	}
 }
 
+// Send implements Sender.
+func (a *answer) Send(p []byte) (sent bool, err error) {
+	if a.refused != 0 {
+		return false, nil
+	}
+	return a.response.Send(p)
+}
+
 // workerRefusal is a worker's own refusal of a request, told in the shape of the client's surface.
 type workerRefusal struct {
 	code    string

@@ -132,6 +132,15 @@ func (b *streamBody) decode(p []byte) (int, error) {
 			b.extra = true
 			return out, nil
 		}
+		if b.state == afterData {
+			if n, size := betweenChunks(p[i:]); n > 0 {
+				i += n
+				if b.state, b.left = inData, size; size == 0 {
+					b.state, b.line = inTrailer, n
+				}
+				continue
+			}
+		}
 		if err := b.framing(p[i]); err != nil {
 			b.state = bodyBroken
 			return out, err
@@ -139,6 +148,28 @@ func (b *streamBody) decode(p []byte) (int, error) {
 		i++
 	}
 	return out, nil
+}
+
+// betweenChunks reads all that is usually between two pieces of data at once: the end of one chunk and the size of the next.
+// n is its length, 0 where it is not whole or not the usual.
+func betweenChunks(p []byte) (n int, size int64) {
+	if len(p) < 5 || p[0] != '\r' || p[1] != '\n' {
+		return 0, 0
+	}
+	const most = 2 + 8 // digits
+	for i := 2; i < len(p)-1 && i <= most; i++ {
+		switch c := p[i]; {
+		case c >= '0' && c <= '9':
+			size = size<<4 | int64(c-'0')
+		case c >= 'a' && c <= 'f':
+			size = size<<4 | int64(c-'a'+10)
+		case c == '\r' && i > 2 && p[i+1] == '\n':
+			return i + 2, size
+		default:
+			return 0, 0
+		}
+	}
+	return 0, 0
 }
 
 // framing takes one byte between pieces of data.

@@ -31,6 +31,7 @@ func (r *Router) Drain(ctx context.Context) error {
 	}
 	r.stop(errCut) // loads and what is left of contexts
 	r.awaitQuiet()
+	r.crew.close()
 	r.pool.close()
 	r.poke()
 	return nil

@@ -30,6 +30,7 @@ type conn struct {
 	dog    watchdog
 	try    tries
 	put    tries
+	peek   peek
 	poll   atomic.Pointer[Poll] // while it is watched
 }
 
@@ -165,7 +166,7 @@ func (p *pool) take(key workerKey, none bool, now time.Time) (*lane, *conn) {
 		c := l.idle[last]
 		l.idle[last] = nil
 		l.idle = l.idle[:last]
-		if c.stream && hungUp(c.Conn) {
+		if c.stream && c.hungUp() {
 			l.curt = true
 			_ = c.Close()
 			continue

@@ -45,6 +45,7 @@ type Router struct {
 	nobody Worker      // of a task that has not been on any: never written
 	waits  atomic.Bool // somebody is in the line or an orphan
 	shares shares
+	crew   crew
 }
 
 // New makes a router over its five neighbours.
@@ -174,7 +175,8 @@ func (r *Router) submitRouted(ctx context.Context, t *task, res *reservation) er
 		t.own = res
 		return nil
 	}
-	go t.carry(res)
+	t.slot = res
+	r.crew.carry(t)
 	return nil
 }
 

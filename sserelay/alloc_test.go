@@ -136,3 +136,40 @@ func BenchmarkParser(b *testing.B) {
 		}
 	}
 }
+
+// gush is a worker that has said everything before anybody reads.
+type gush struct {
+	drip
+	rest string
+}
+
+func (g *gush) Read(b []byte) (int, error) {
+	if g.head != "" {
+		return g.drip.Read(b)
+	}
+	if g.left == 0 && g.rest == "" {
+		return g.drip.Read(b)
+	}
+	n := 0
+	for n < len(b) {
+		if g.rest == "" {
+			if g.left == 0 {
+				break
+			}
+			g.left--
+			g.rest = g.event
+		}
+		m := copy(b[n:], g.rest)
+		g.rest = g.rest[m:]
+		n += m
+	}
+	return n, nil
+}
+
+func BenchmarkPassBursts(b *testing.B) {
+	b.ReportAllocs()
+	d := newDrip(b.N)
+	d.event = strings.Replace(d.event, "x", "x token text of 24 bytes", 1)
+	b.SetBytes(int64(len(d.event)))
+	relay(b, b.N, false, View{Format: FormatChat}, CopyOptions{Protocol: Chat, StripUsage: true}, &gush{drip: *d})
+}

@@ -69,10 +69,16 @@ func (s *Stream) emitBurst(b *burst) error {
 
 // push puts a burst in front of the readers; mu is held.
 func (s *Stream) push(b *burst) {
-	at := 0
 	if len(b.ends) > 1 {
 		s.win.grow(len(b.data), len(b.ends), s.hub.o.Window)
 	}
+	if weight := len(b.data) + refSize*(len(b.ends)-1); weight < s.hub.o.Window/2 {
+		if s.trim(weight); s.win.pushAll(b) {
+			s.next += uint64(len(b.ends))
+			return
+		}
+	}
+	at := 0
 	for i, end := range b.ends {
 		s.trim(end - at)
 		s.win.push(Meta(b.metas[i]), b.data[at:end], s.hub.o.Window)

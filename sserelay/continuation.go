@@ -79,7 +79,7 @@ type seam struct {
 
 func (s *Stream) newSeam(ctx context.Context, c *Continuation) *seam {
 	s.wmu.Lock()
-	m := &seam{first: s.state.first}
+	m := &seam{first: readIdent(s.state.opening)}
 	s.wmu.Unlock()
 	for _, stop := range c.Stop {
 		if stop != "" {
@@ -127,7 +127,7 @@ type edit struct {
 
 // patch rewrites an event: the first stream's identity, no second role, summed usage, no injected fields. It returns
 // the new block, or drop when nothing is left of it.
-func (c *copier) patch(ev Event, ch *chunk, flags *uint8) (block []byte, drop bool) {
+func (c *copier) patch(ev *Event, ch *chunk, flags *uint8) (block []byte, drop bool) {
 	var edits [8]edit
 	list := edits[:0]
 	at := func(v []byte) int { return cap(ev.Data) - cap(v) }
@@ -189,7 +189,7 @@ func (c *copier) cutMember(data []byte, list []edit, val []byte) []edit {
 }
 
 // apply writes the edited data as a block of one data line, with the event's name if it has one.
-func (c *copier) apply(ev Event, list []edit) []byte {
+func (c *copier) apply(ev *Event, list []edit) []byte {
 	for i := 1; i < len(list); i++ { // at most eight: insertion sort
 		for k := i; k > 0 && list[k].from < list[k-1].from; k-- {
 			list[k], list[k-1] = list[k-1], list[k]

@@ -50,7 +50,7 @@ type copier struct {
 	body    io.ReadCloser
 	stop    func() bool
 	p       *Parser
-	watch   *watchdog
+	watch   watchdog
 	out     Outcome
 	use     usage
 	base    int // tokens of earlier workers
@@ -82,11 +82,8 @@ func (s *Stream) Copy(ctx context.Context, body io.ReadCloser, o CopyOptions) (O
 // newCopier begins to watch over the body.
 func (s *Stream) newCopier(ctx context.Context, body io.ReadCloser, o CopyOptions) *copier {
 	c := &copier{s: s, ctx: ctx, o: o, body: body}
-	c.watch = newWatchdog(body, o.FirstTimeout)
-	c.stop = context.AfterFunc(ctx, func() {
-		body.Close()
-		s.interrupt()
-	})
+	c.watch.begin(body, o.FirstTimeout)
+	c.stop = afterFunc(ctx, c.abort)
 	s.wmu.Lock()
 	c.base = s.state.tokens
 	s.wmu.Unlock()
@@ -94,6 +91,21 @@ func (s *Stream) newCopier(ctx context.Context, body io.ReadCloser, o CopyOption
 		c.seam = s.newSeam(ctx, o.Continuation)
 	}
 	return c
+}
+
+// abort ends the copying for a context that has ended.
+func (c *copier) abort() {
+	c.body.Close()
+	c.s.interrupt()
+}
+
+// afterFunc is context.AfterFunc. A context that offers that itself is asked directly: package context would make a context of
+// its own in between. It must not be held up.
+func afterFunc(ctx context.Context, fn func()) (stop func() bool) {
+	if a, ok := ctx.(interface{ AfterFunc(func()) func() bool }); ok {
+		return a.AfterFunc(func() { go fn() })
+	}
+	return context.AfterFunc(ctx, fn)
 }
 
 // close ends what newCopier began.
@@ -152,11 +164,12 @@ func (c *copier) run() error {
 // events takes in what comes, until the end or, where the body is polled, until there is nothing now.
 func (c *copier) events() error {
 	for !c.ended {
-		ev, err := c.p.Next()
-		if errors.Is(err, errAgain) {
+		ev, err := c.p.next()
+		switch {
+		case err == nil:
+		case errors.Is(err, errAgain):
 			return err
-		}
-		if err != nil {
+		default:
 			return c.eof(err)
 		}
 		if err := c.event(ev); err != nil {
@@ -194,7 +207,7 @@ func (c *copier) eof(err error) error {
 	return ErrTruncated
 }
 
-func (c *copier) event(ev Event) error {
+func (c *copier) event(ev *Event) error {
 	switch c.o.Protocol {
 	case Chat, Completion:
 		return c.openai(ev)
@@ -206,7 +219,7 @@ func (c *copier) event(ev Event) error {
 }
 
 // openai takes one event of a chat or completion stream.
-func (c *copier) openai(ev Event) error {
+func (c *copier) openai(ev *Event) error {
 	if len(ev.Type) == 0 && c.like.matches(ev.Data) {
 		return c.emit(newMeta(KindData, c.o.Protocol, flagText, 1), ev.Raw)
 	}
@@ -247,7 +260,7 @@ func (c *copier) openai(ev Event) error {
 }
 
 // execute takes one event of the native worker protocol.
-func (c *copier) execute(ev Event) error {
+func (c *copier) execute(ev *Event) error {
 	switch string(ev.Type) {
 	case "token":
 		return c.token(ev)
@@ -259,7 +272,7 @@ func (c *copier) execute(ev Event) error {
 	return nil // started, metrics and what later versions may add
 }
 
-func (c *copier) token(ev Event) error {
+func (c *copier) token(ev *Event) error {
 	t, ok := parseToken(ev.Data)
 	if !ok {
 		return &ProtocolError{What: "a token event is not a JSON object"}

@@ -75,6 +75,8 @@ type Hub struct {
 	bursts   sync.Pool // of *burst
 	reads    sync.Pool // of *[]byte: parsers' input
 	windows  sync.Pool // of *lent
+	firsts   sync.Pool // of *[]byte: parsers' input before much came
+	timers   sync.Pool // of *time.Timer, stopped
 	due      sync.Mutex
 	fed      []*Stream // streams with frames that are not passed on yet
 	spare    []*Stream

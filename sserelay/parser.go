@@ -35,6 +35,7 @@ type Parser struct {
 	skipLF    bool
 	hungry    bool // the last read filled the buffer: a larger one saves reads
 	bomDone   bool
+	cr        bool // there may be a CR in what was not scanned yet
 	err       error
 	again     bool               // Next goes on with the block that it left at errAgain
 	polled    bool               // the reader gives nothing and no error instead of waiting
@@ -51,6 +52,7 @@ type Parser struct {
 	typeLen   int
 	lastID    string
 	retry     time.Duration
+	ev        Event // the last one
 }
 
 const (
@@ -78,25 +80,35 @@ func (p *Parser) Pending() []byte { return p.buf[p.start:] }
 // Next returns the next event. At the end of the stream it returns io.EOF, also when the stream ended inside an
 // event; a *LimitError when a bound is exceeded; else the reader's error.
 func (p *Parser) Next() (Event, error) {
+	ev, err := p.next()
+	if err != nil {
+		return Event{}, err
+	}
+	return *ev, nil
+}
+
+// next is Next without a copy of the event.
+func (p *Parser) next() (*Event, error) {
 	if p.dead != nil {
-		return Event{}, p.dead
+		return nil, p.dead
 	}
 	if !p.again {
 		p.reset(p.pos)
 	}
 	p.again = false
 	for {
-		if ev, ok, err := p.scan(); ok || err != nil {
-			return ev, err
+		if ok, err := p.scan(); ok || err != nil {
+			return &p.ev, err
 		}
 		if p.err != nil {
-			return Event{}, p.err
+			return nil, p.err
 		}
 		switch err := p.fill(); {
+		case err == nil:
 		case errors.Is(err, errAgain):
 			p.again = true
 			p.giveBack()
-			return Event{}, errAgain
+			return nil, errAgain
 		case err != nil:
 			p.err = err
 		}
@@ -110,9 +122,13 @@ var errAgain = errors.New("nothing to read now")
 // something in it.
 func (p *Parser) poll(h *Hub) {
 	p.polled, p.lend = true, h
-	if old := p.buf; cap(old) < lentBuffer {
+	if old, box := p.buf, p.box; cap(old) < lentBuffer {
 		p.take()
 		p.buf = append(p.buf, old...)
+		if p.large != nil {
+			p.large = nil
+			h.putFirst(box)
+		}
 	}
 }
 
@@ -126,9 +142,13 @@ func (p *Parser) giveBack() {
 
 // release lets go of the buffer, and of the event in it.
 func (p *Parser) release() {
-	if p.box != nil {
+	switch {
+	case p.box == nil:
+	case p.lend != nil:
 		*p.box = (*p.box)[:0]
 		p.lend.reads.Put(p.box)
+	default:
+		p.large.putFirst(p.box)
 	}
 	p.box, p.buf, p.data = nil, nil, nil
 }
@@ -141,6 +161,23 @@ func (p *Parser) take() {
 		p.box = &b
 	}
 	p.buf = (*p.box)[:0]
+}
+
+// takeFirst gets the buffer that a parser begins with.
+func (p *Parser) takeFirst() {
+	p.box, _ = p.large.firsts.Get().(*[]byte)
+	if p.box == nil {
+		b := make([]byte, 0, firstBuffer)
+		p.box = &b
+	}
+	p.buf = *p.box
+}
+
+// putFirst takes it back.
+func (h *Hub) putFirst(box *[]byte) {
+	if box != nil {
+		h.firsts.Put(box)
+	}
 }
 
 // reset begins a new block at offset at.
@@ -157,8 +194,12 @@ func (p *Parser) reset(at int) {
 
 // fill makes room and reads once.
 func (p *Parser) fill() error {
-	if p.lend != nil && p.buf == nil {
+	switch {
+	case p.buf != nil:
+	case p.lend != nil:
 		p.take()
+	case p.large != nil:
+		p.takeFirst()
 	}
 	full := len(p.buf) == cap(p.buf)
 	if full && p.start > 0 && (!p.hungry || cap(p.buf) >= lentBuffer) {
@@ -169,10 +210,11 @@ func (p *Parser) fill() error {
 		p.start = 0
 	}
 	if len(p.buf) == cap(p.buf) && p.large != nil && cap(p.buf) >= firstBuffer && cap(p.buf) < lentBuffer {
-		rest := p.buf[p.start:]
-		p.lend, p.large = p.large, nil
+		rest, box := p.buf[p.start:], p.box
+		p.lend, p.large, p.box = p.large, nil, nil
 		p.take()
 		p.buf = append(p.buf, rest...)
+		p.lend.putFirst(box)
 		p.line -= p.start
 		p.pos -= p.start
 		p.start = 0
@@ -187,8 +229,7 @@ func (p *Parser) fill() error {
 	}
 	if p.try != nil {
 		if n := p.try(p.buf[len(p.buf):cap(p.buf)]); n > 0 {
-			p.hungry = len(p.buf)+n == cap(p.buf)
-			p.buf = p.buf[:len(p.buf)+n]
+			p.got(n)
 			return nil
 		}
 	}
@@ -197,8 +238,7 @@ func (p *Parser) fill() error {
 	}
 	for empty := 0; ; empty++ {
 		n, err := p.r.Read(p.buf[len(p.buf):cap(p.buf)])
-		p.hungry = len(p.buf)+n == cap(p.buf)
-		p.buf = p.buf[:len(p.buf)+n]
+		p.got(n)
 		switch {
 		case n > 0 && err != nil:
 			p.err = err // reported after what came with it
@@ -215,23 +255,34 @@ func (p *Parser) fill() error {
 	}
 }
 
-// scan looks at what is buffered for the end of the current block.
-func (p *Parser) scan() (Event, bool, error) {
+// got takes in n bytes that were read to the end of the buffer.
+func (p *Parser) got(n int) {
+	if p.pos == len(p.buf) {
+		p.cr = false
+	}
+	come := p.buf[len(p.buf) : len(p.buf)+n]
+	p.cr = p.cr || bytes.IndexByte(come, '\r') >= 0
+	p.buf = p.buf[:len(p.buf)+n]
+	p.hungry = len(p.buf) == cap(p.buf)
+}
+
+// scan looks at what is buffered for the end of the current block, and makes the event where it is there.
+func (p *Parser) scan() (bool, error) {
 	if !p.bomDone && !p.skipBOM() {
-		return Event{}, false, nil
+		return false, nil
 	}
 	for {
 		if p.skipLF && p.pos < len(p.buf) {
 			p.swallowLF()
 		}
-		i := lineEnd(p.buf[p.pos:])
+		i := p.lineEnd()
 		if i < 0 {
 			p.pos = len(p.buf)
-			return Event{}, false, p.checkBounds()
+			return false, p.checkBounds()
 		}
 		end := p.pos + i
 		if end-p.line > p.o.MaxLine {
-			return Event{}, false, p.fail(&LimitError{What: "a line", Limit: p.o.MaxLine})
+			return false, p.fail(&LimitError{What: "a line", Limit: p.o.MaxLine})
 		}
 		blank := end == p.line
 		if !blank {
@@ -245,7 +296,7 @@ func (p *Parser) scan() (Event, bool, error) {
 		}
 		if !blank {
 			if p.pos-p.start > p.o.MaxEvent {
-				return Event{}, false, p.fail(&LimitError{What: "an event", Limit: p.o.MaxEvent})
+				return false, p.fail(&LimitError{What: "an event", Limit: p.o.MaxEvent})
 			}
 			continue
 		}
@@ -253,7 +304,8 @@ func (p *Parser) scan() (Event, bool, error) {
 			p.reset(p.pos)
 			continue
 		}
-		return p.event(blockEnd), true, nil
+		p.event(blockEnd)
+		return true, nil
 	}
 }
 
@@ -270,15 +322,15 @@ func (p *Parser) swallowLF() {
 	}
 }
 
-func (p *Parser) event(blockEnd int) Event {
-	ev := Event{ID: p.lastID, Raw: p.buf[p.start:blockEnd]}
+func (p *Parser) event(blockEnd int) {
+	ev := &p.ev
+	ev.ID, ev.Raw = p.lastID, p.buf[p.start:blockEnd]
 	ev.Type = p.buf[p.start+p.typeOff : p.start+p.typeOff+p.typeLen]
 	if p.dataLines == 1 {
 		ev.Data = p.buf[p.start+p.dataOff : p.start+p.dataOff+p.dataLen]
 	} else {
 		ev.Data = p.data
 	}
-	return ev
 }
 
 func (p *Parser) fail(err error) error {
@@ -313,6 +365,10 @@ func (p *Parser) skipBOM() bool {
 
 // field interprets one line that is not blank.
 func (p *Parser) field(line []byte) {
+	if bytes.HasPrefix(line, []byte("data: ")) {
+		p.addData(line[len("data: "):])
+		return
+	}
 	name, value := line, line[len(line):]
 	if i := bytes.IndexByte(line, ':'); i >= 0 {
 		if i == 0 {
@@ -366,6 +422,18 @@ func (p *Parser) setRetry(value []byte) {
 		n = n*10 + int(c-'0')
 	}
 	p.retry = time.Duration(n) * time.Millisecond
+}
+
+// lineEnd returns how far the first CR or LF is from pos, -1 when there is none.
+func (p *Parser) lineEnd() int {
+	b := p.buf[p.pos:]
+	switch {
+	case len(b) > 0 && b[0] == '\n': // most often the blank line of an event
+		return 0
+	case p.cr:
+		return lineEnd(b)
+	}
+	return bytes.IndexByte(b, '\n')
 }
 
 // lineEnd returns the index of the first CR or LF.

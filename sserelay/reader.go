@@ -12,6 +12,7 @@ type reader struct {
 	pos      uint64        // next frame it wants; guarded by the stream's mu
 	wake     chan struct{} // nil before it waits
 	whole    bool          // it wants the whole answer, and has shown nobody any of it
+	native   bool          // it shows the frames that say who works; guarded by mu
 	sv       *server       // its server while the writer may use it; guarded by mu
 	patience time.Duration // how long the writer still waits for it; guarded by mu
 }
@@ -43,10 +44,10 @@ func (s *Stream) join(whole bool) *reader {
 }
 
 // listen gives a reader what wakes it: it will wait. It sees all that came before.
-func (s *Stream) listen(r *reader) {
+func (s *Stream) listen(r *reader, native bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	r.wake = make(chan struct{}, 1)
+	r.wake, r.native = make(chan struct{}, 1), native
 }
 
 // leave removes a reader; the last one shuts the idle channel.

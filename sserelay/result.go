@@ -28,7 +28,7 @@ func (s *Stream) Result(ctx context.Context, v View) (*Answer, error) {
 	if v.Wait != nil {
 		ctx = v.Wait(ctx)
 	}
-	s.listen(r)
+	s.listen(r, false)
 	s.uncover()
 	g := s.newGatherer(v)
 	for {

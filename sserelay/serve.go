@@ -47,7 +47,7 @@ type server struct {
 // the reader has gone.
 func (s *Stream) Serve(ctx context.Context, w http.ResponseWriter, v View) error {
 	r := s.join(false)
-	s.listen(r)
+	s.listen(r, v.Format == FormatNative)
 	s.uncover()
 	staying := false
 	defer func() {
@@ -84,8 +84,8 @@ func (sv *server) run(ctx context.Context) error {
 			return err
 		}
 	}
-	timer := time.NewTimer(sv.wait())
-	defer timer.Stop()
+	timer := sv.s.hub.timer(sv.wait())
+	defer sv.s.hub.putTimer(timer)
 	sv.lend(ctx)
 	defer func() {
 		if sv.conn == nil {
@@ -120,6 +120,21 @@ func (sv *server) run(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// timer gives a running timer.
+func (h *Hub) timer(d time.Duration) *time.Timer {
+	if t, ok := h.timers.Get().(*time.Timer); ok {
+		t.Reset(d)
+		return t
+	}
+	return time.NewTimer(d)
+}
+
+// putTimer takes it back; nothing comes from a timer that was stopped.
+func (h *Hub) putTimer(t *time.Timer) {
+	t.Stop()
+	h.timers.Put(t)
 }
 
 // take translates one frame; false when the batch is full.
@@ -301,17 +316,15 @@ func (sv *server) open() error {
 func (sv *server) head() {
 	h := sv.w.Header()
 	status := http.StatusOK
+	said := [...]string{"text/event-stream; charset=utf-8", "no-cache, no-transform", "no"}
 	switch {
 	case sv.v.ndjson():
-		h.Set("Content-Type", "application/x-ndjson")
+		said[0] = "application/x-ndjson"
 	case sv.x.header != nil:
 		status = sv.x.header.Status
-		h.Set("Content-Type", sv.x.header.ContentType)
-	default:
-		h.Set("Content-Type", "text/event-stream; charset=utf-8")
+		said[0] = sv.x.header.ContentType
 	}
-	h.Set("Cache-Control", "no-cache, no-transform")
-	h.Set("X-Accel-Buffering", "no")
+	h["Content-Type"], h["Cache-Control"], h["X-Accel-Buffering"] = said[0:1:1], said[1:2:2], said[2:3:3]
 	if sv.v.OnHeaders != nil {
 		sv.v.OnHeaders(h)
 	}
@@ -335,13 +348,30 @@ func (sv *server) write() error {
 		sv.head()
 	}
 	sv.arm()
-	_, err := sv.w.Write(sv.x.buf)
-	if err == nil {
-		err = sv.rc.Flush()
-	}
+	err := sv.transmit(sv.x.buf)
 	sv.give()
 	sv.last = time.Now()
 	return sv.settle(err)
+}
+
+// lastWrite is how much of an answer's end is left to the server to send with what ends the answer itself.
+const lastWrite = 1 << 10
+
+// transmit has the writer send p now.
+func (sv *server) transmit(p []byte) error {
+	if sv.x.closed && len(p) <= lastWrite {
+		_, err := sv.w.Write(p)
+		return err
+	}
+	if s, ok := sv.w.(Sender); ok {
+		if sent, err := s.Send(p); sent {
+			return err
+		}
+	}
+	if _, err := sv.w.Write(p); err != nil {
+		return err
+	}
+	return sv.rc.Flush()
 }
 
 // arm sets the write deadline, not at every token: only when a good part of the last one has passed.

@@ -67,8 +67,8 @@ func (s *Stream) Asked() (f Format, includeUsage, known bool) {
 type writerState struct {
 	tokens  int
 	attempt int
-	started bool // a Started frame was written
-	first   ident
+	started bool   // a Started frame was written
+	opening []byte // the first of the worker's own chunks
 	model   string // of the Started frame
 	created int64
 	refuse  bool // something that a continuation can't carry was emitted
@@ -353,8 +353,8 @@ func (st *writerState) note(m Meta, data []byte) {
 		if m.has(flagMore) || m.Protocol() == Raw || m.Protocol() == Bytes {
 			st.refuse = true
 		}
-		if st.first.id == nil && (m.Protocol() == Chat || m.Protocol() == Completion) {
-			st.first = readIdent(data)
+		if st.opening == nil && (m.Protocol() == Chat || m.Protocol() == Completion) {
+			st.opening = append(st.opening, data...)
 		}
 	case KindBody:
 		st.body, st.refuse = true, true

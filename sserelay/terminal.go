@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -135,7 +136,14 @@ func (s *Stream) Started(ctx context.Context, workerID, node string, attempt int
 	if s.keep(m, 0, e.append) {
 		return nil
 	}
-	return s.emit(ctx, m, e.append(make([]byte, 0, 256)), true)
+	return s.emit(ctx, m, e.append(make([]byte, 0, 256)), s.asksWho())
+}
+
+// asksWho reports whether a reader shows who works. The others need not hear of it before there is something to show.
+func (s *Stream) asksWho() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.ContainsFunc(s.readers, func(r *reader) bool { return r.native })
 }
 
 func (st *writerState) noteStarted(data []byte) (worker, node string, was asked) {

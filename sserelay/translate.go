@@ -23,15 +23,25 @@ func (t *translator) note(m Meta, data []byte) {
 	if m.Kind() != KindStarted || t.started {
 		return
 	}
-	e, ok := decodeStarted(data)
-	if !ok {
+	model, unix := t.model, int64(0)
+	t.started = eachField(data, func(k, v []byte) bool {
+		switch string(k) {
+		case "model":
+			if string(inner(v)) != model {
+				model = unquote(v)
+			}
+		case "created":
+			unix = int64(number(v))
+		}
+		return true
+	})
+	if !t.started {
 		return
 	}
-	t.started = true
-	if e.Model != "" {
-		t.model = e.Model
+	if model != "" {
+		t.model = model
 	}
-	t.unix = e.Created
+	t.unix = unix
 }
 
 func (t *translator) createdUnix() int64 {

@@ -20,6 +20,12 @@ const (
 	FormatRaw                          // whatever the worker sent
 )
 
+// Sender is what a ResponseWriter that is given to Serve may be, too: one that needs fewer system calls for a part of a stream.
+type Sender interface {
+	// Send is Write and Flush in one. sent is false where that can't be: nothing was written, and Write and Flush are called.
+	Send(p []byte) (sent bool, err error)
+}
+
 // View is how one reader sees a stream. It is a pure function of the frames, so that an event has the same id each
 // time it is read.
 type View struct {

@@ -6,7 +6,8 @@ import "strconv"
 type openaiView struct {
 	translator
 	protocol Protocol
-	first    ident // of the worker's own chunks, once one passed
+	opening  []byte // the first of the worker's own chunks, once one passed, until its identity is asked for
+	first    ident
 	passed   bool
 	finish   bool   // a finish_reason was written
 	used     bool   // a usage chunk was written
@@ -53,7 +54,7 @@ func (o *openaiView) pass(x *emitter, m Meta, block []byte) {
 	}
 	if !o.passed {
 		o.passed, o.roles = true, 1
-		o.first = readIdent(block)
+		o.opening = append(o.opening, block...)
 	}
 	o.finish = o.finish || m.has(flagFinish)
 	x.block(block)
@@ -96,6 +97,9 @@ func (o *openaiView) end(x *emitter, r Result) {
 
 // head appends the members that all chunks of a stream have in common.
 func (o *openaiView) head(b []byte) []byte {
+	if o.opening != nil {
+		o.first, o.opening = readIdent(o.opening), nil
+	}
 	b = append(b, `{"id":`...)
 	if len(o.first.id) > 2 {
 		b = append(b, o.first.id...)

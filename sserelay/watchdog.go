@@ -10,37 +10,39 @@ import (
 // watchdog closes a body that stays silent. One timer serves the whole stream: a token only stores the time, and the
 // timer looks when it fires.
 type watchdog struct {
-	base  time.Time
-	last  atomic.Int64 // since base
-	mu    sync.Mutex
-	body  io.Closer
-	timer *time.Timer
-	limit time.Duration
-	first bool // still waiting for the first frame
-	gen   int
-	fired error
+	base   time.Time
+	last   atomic.Int64 // since base
+	mu     sync.Mutex
+	body   io.Closer
+	timer  *time.Timer // nil as long as there was no limit
+	limit  time.Duration
+	first  bool // still waiting for the first frame
+	paused bool
+	fired  error
 }
 
-func newWatchdog(body io.Closer, limit time.Duration) *watchdog {
-	w := &watchdog{base: time.Now(), body: body, limit: limit, first: true}
+// begin starts the watch.
+func (w *watchdog) begin(body io.Closer, limit time.Duration) {
+	w.base, w.body, w.limit, w.first = time.Now(), body, limit, true
 	w.start()
-	return w
 }
 
 // start arms the timer; mu is held or the watchdog is new.
 func (w *watchdog) start() {
-	if w.limit <= 0 {
-		return
+	switch {
+	case w.limit <= 0:
+	case w.timer == nil:
+		w.timer = time.AfterFunc(w.limit, w.check)
+	default:
+		w.timer.Reset(w.limit)
 	}
-	w.gen++
-	gen := w.gen
-	w.timer = time.AfterFunc(w.limit, func() { w.check(gen) })
 }
 
-func (w *watchdog) check(gen int) {
+// check is the timer's; one that was overtaken by pause or rearm finds that there is time left.
+func (w *watchdog) check() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if gen != w.gen || w.fired != nil {
+	if w.paused || w.fired != nil || w.limit <= 0 {
 		return
 	}
 	if left := w.limit - time.Since(w.seen()); left > 0 {
@@ -64,7 +66,7 @@ func (w *watchdog) seen() time.Time { return w.base.Add(time.Duration(w.last.Loa
 func (w *watchdog) pause() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.gen++
+	w.paused = true
 	if w.timer != nil {
 		w.timer.Stop()
 	}
@@ -74,11 +76,10 @@ func (w *watchdog) pause() {
 func (w *watchdog) rearm(limit time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.timer != nil {
+	if w.timer != nil && limit <= 0 {
 		w.timer.Stop()
 	}
-	w.gen++
-	w.first, w.limit = false, limit
+	w.first, w.limit, w.paused = false, limit, false
 	w.touch()
 	w.start()
 }

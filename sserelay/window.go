@@ -99,6 +99,20 @@ func (w *window) push(m Meta, data []byte, limit int) {
 	w.data = append(w.data, data...)
 }
 
+// pushAll is push for each frame of a burst where there is room for it; else it does nothing, and returns false.
+func (w *window) pushAll(b *burst) bool {
+	if cap(w.data)-len(w.data) < len(b.data) || cap(w.refs)-len(w.refs) < len(b.ends) {
+		return false
+	}
+	off, at := uint32(len(w.data)), 0
+	w.data = append(w.data, b.data...)
+	for i, end := range b.ends {
+		w.refs = append(w.refs, ref{off: off + uint32(at), size: uint32(end - at), meta: Meta(b.metas[i])})
+		at = end
+	}
+	return true
+}
+
 // grow makes room for n bytes in several frames that are about to be pushed.
 func (w *window) grow(n, frames, limit int) {
 	if w.head > 0 && (w.head == len(w.refs) || cap(w.data)-len(w.data) < n) {

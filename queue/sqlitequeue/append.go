@@ -59,7 +59,7 @@ func (j *Journal) BufferAll(job string, first uint64, metas []uint32, ends []int
 		j.mu.Unlock()
 		return queue.ErrStorageFull
 	}
-	if j.putAll(s, first, metas, ends, data); len(j.batch.buf) < writeEarly || j.writing {
+	if j.putAll(s, first, frames{metas, ends, data}); len(j.batch.buf) < writeEarly || j.writing {
 		j.mu.Unlock()
 		return nil
 	}
@@ -72,31 +72,28 @@ func (j *Journal) BufferAll(job string, first uint64, metas []uint32, ends []int
 const writeEarly = 64 << 10
 
 // putAll puts frames that follow a stream's last one into the forming batch, for readers to see. j.mu is held.
-func (j *Journal) putAll(s *stream, first uint64, metas []uint32, ends []int, data []byte) {
-	if len(metas) < 2 || len(metas) > groupMost || s.queued != s.last { // the last: something before them is not visible yet
+func (j *Journal) putAll(s *stream, first uint64, f frames) {
+	n := len(f.metas)
+	if n < 2 || n > groupMost || len(f.data) > chunkSize || s.queued != s.last { // the last: something before them is not visible yet
 		at := 0
-		for i, end := range ends {
-			j.put(s, first+uint64(i), metas[i], data[at:end], true)
+		for i, end := range f.ends {
+			j.put(s, first+uint64(i), f.metas[i], f.data[at:end], true)
 			at = end
 		}
 		return
 	}
-	if s.raw == nil {
-		j.room(s, len(data), len(metas), first == 1 && j.o.Ended(metas[len(metas)-1]))
-	}
-	at, off, before := 0, len(s.raw), len(s.refs)
-	s.raw = append(s.raw, data...)
-	for i, end := range ends {
-		s.refs = append(s.refs, frameRef{meta: metas[i], off: off + at, n: end - at})
-		at = end
-	}
-	b, last := j.batch, first+uint64(len(metas))-1
-	r := batchRec{s: s, seq: last, meta: metas[len(metas)-1], start: len(b.buf), applied: true}
-	b.buf = appendGroupRecord(b.buf, s.job, first, s.raw, s.refs[before:])
+	b, last := j.batch, first+uint64(n)-1
+	r := batchRec{s: s, seq: last, meta: f.metas[n-1], start: len(b.buf), applied: true}
+	var begin, second int
+	b.buf, begin, second = appendGroupRecord(b.buf, s.job, first, f)
 	r.off, r.end = len(b.buf), len(b.buf) // readers see it already
 	b.recs = append(b.recs, r)
 	s.queued = last
-	j.shown(s, last, r.meta, len(data)+64*len(metas))
+	all, over := b.buf[begin:], j.o.Ended(r.meta)
+	if s.coded.mem == nil {
+		j.room(s, len(all), len(f.last()), first == 1 && over && len(f.data) <= wholeSize)
+	}
+	j.shown(s, last, r.meta, s.coded.addAll(f, all, b.buf[second:], over))
 }
 
 // add puts a frame into the forming batch and returns with j.mu held, unless it fails.
@@ -140,12 +137,10 @@ func (j *Journal) put(s *stream, seq uint64, meta uint32, data []byte, visible b
 
 // show makes a frame visible to readers. j.mu is held.
 func (j *Journal) show(s *stream, seq uint64, meta uint32, data []byte) {
-	if s.raw == nil {
-		j.room(s, len(data), 1, false)
+	if s.coded.mem == nil {
+		j.room(s, frameHead+len(data), 0, false)
 	}
-	s.refs = append(s.refs, frameRef{meta: meta, off: len(s.raw), n: len(data)})
-	s.raw = append(s.raw, data...)
-	j.shown(s, seq, meta, len(data)+64)
+	j.shown(s, seq, meta, s.coded.add(meta, data))
 }
 
 // shown notes up to where readers see a stream, which weighs n more now. j.mu is held.

@@ -88,15 +88,13 @@ func (j *Journal) storeWhole(ctx context.Context, tx *sql.Tx, packs []*pack, now
 	slices.SortFunc(byKey, func(a, b keyed) int { return cmp.Compare(a.key, b.key) })
 	var streams [maxBundle]bundled
 	for len(byKey) > 0 {
-		n, first := 0, byKey[0].key
-		buf := j.chunkBuf[:0]
-		for n < min(len(byKey), maxBundle) && len(buf) < bundleSize && byKey[n].key-first < spread {
-			p, at := byKey[n].p, len(buf)
-			buf = encodeChunk(buf, p.raw, p.refs)
-			streams[n] = bundled{key: byKey[n].key, job: p.s.job, last: p.last, meta: p.meta, epoch: p.epoch, chunk: buf[at:len(buf):len(buf)]}
+		n, size, first := 0, 0, byKey[0].key
+		for n < min(len(byKey), maxBundle) && size < bundleSize && byKey[n].key-first < spread {
+			p := byKey[n].p
+			streams[n] = bundled{key: byKey[n].key, job: p.s.job, last: p.last, meta: p.coded.meta, epoch: p.epoch, chunk: p.coded.chunk()}
+			size += len(streams[n].chunk)
 			n++
 		}
-		j.chunkBuf = buf
 		if err := j.putBundle(ctx, tx, streams[:n], now); err != nil {
 			return err
 		}

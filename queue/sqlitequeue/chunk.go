@@ -1,8 +1,10 @@
 package sqlitequeue
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
+	"math/bits"
 
 	"github.com/queen-rbee/queen-rbee/queue"
 )
@@ -11,35 +13,59 @@ import (
 // it shares with the one before at its beginning and at its end, and the middle:
 // meta (xor the one before), prefix, suffix, middle length, all varints, then the middle.
 
-// frameRef says where a frame lies in a buffer of raw frames.
-type frameRef struct {
-	meta uint32
-	off  int
-	n    int
+// frames are several of one stream: that of metas[i] ends at ends[i] in data, where the next one begins.
+type frames struct {
+	metas []uint32
+	ends  []int
+	data  []byte
 }
 
-// encodeChunk appends the chunk of the given frames to dst.
-func encodeChunk(dst, raw []byte, refs []frameRef) []byte {
-	dst = binary.AppendUvarint(dst, uint64(len(refs)))
+// first is the first of them.
+func (f frames) first() []byte { return f.data[:f.ends[0]] }
+
+// last is the last of at least two.
+func (f frames) last() []byte { return f.data[f.ends[len(f.ends)-2]:f.ends[len(f.ends)-1]] }
+
+// encodeChunk appends the chunk of the given frames to dst, and says where in it the frames begin, and those after the first.
+func encodeChunk(dst []byte, f frames) (out []byte, first, second int) {
+	dst = binary.AppendUvarint(dst, uint64(len(f.ends)))
+	first, second = len(dst), len(dst)
 	var prev []byte
 	var meta uint32
-	for _, r := range refs {
-		data := raw[r.off : r.off+r.n]
-		p := commonPrefix(prev, data)
-		s := commonSuffix(prev[p:], data[p:])
-		dst = binary.AppendUvarint(dst, uint64(r.meta^meta))
-		dst = binary.AppendUvarint(dst, uint64(p))
-		dst = binary.AppendUvarint(dst, uint64(s))
-		dst = binary.AppendUvarint(dst, uint64(r.n-p-s))
-		dst = append(dst, data[p:r.n-s]...)
-		prev, meta = data, r.meta
+	at := 0
+	for i, end := range f.ends {
+		dst, _ = appendFrame(dst, f.metas[i]^meta, prev, f.data[at:end])
+		if i == 0 {
+			second = len(dst)
+		}
+		prev, meta, at = f.data[at:end], f.metas[i], end
 	}
-	return dst
+	return dst, first, second
 }
+
+// appendFrame adds a frame to a chunk, and reports whether all of it is there because it has nothing in common with the one before.
+// prev may lie in dst, behind its end.
+func appendFrame(dst []byte, meta uint32, prev, data []byte) (out []byte, alone bool) {
+	p := commonPrefix(prev, data)
+	s := commonSuffix(prev[p:], data[p:])
+	dst = binary.AppendUvarint(dst, uint64(meta))
+	dst = binary.AppendUvarint(dst, uint64(p))
+	dst = binary.AppendUvarint(dst, uint64(s))
+	dst = binary.AppendUvarint(dst, uint64(len(data)-p-s))
+	return append(dst, data[p:len(data)-s]...), p+s == 0
+}
+
+// stride is how many bytes are compared at once while they are the same.
+const stride = 64
 
 func commonPrefix(a, b []byte) int {
 	n, i := min(len(a), len(b)), 0
-	for ; i+8 <= n && binary.LittleEndian.Uint64(a[i:]) == binary.LittleEndian.Uint64(b[i:]); i += 8 {
+	for ; i+stride <= n && bytes.Equal(a[i:i+stride], b[i:i+stride]); i += stride {
+	}
+	for ; i+8 <= n; i += 8 {
+		if x := binary.LittleEndian.Uint64(a[i:i+8]) ^ binary.LittleEndian.Uint64(b[i:i+8]); x != 0 {
+			return i + bits.TrailingZeros64(x)/8
+		}
 	}
 	for ; i < n && a[i] == b[i]; i++ {
 	}
@@ -47,12 +73,19 @@ func commonPrefix(a, b []byte) int {
 }
 
 func commonSuffix(a, b []byte) int {
-	n, i := min(len(a), len(b)), 0
-	for ; i+8 <= n && binary.LittleEndian.Uint64(a[len(a)-i-8:]) == binary.LittleEndian.Uint64(b[len(b)-i-8:]); i += 8 {
+	n := min(len(a), len(b))
+	a, b = a[len(a)-n:], b[len(b)-n:]
+	i := n
+	for ; i >= stride && bytes.Equal(a[i-stride:i], b[i-stride:i]); i -= stride {
 	}
-	for ; i < n && a[len(a)-1-i] == b[len(b)-1-i]; i++ {
+	for ; i >= 8; i -= 8 {
+		if x := binary.LittleEndian.Uint64(a[i-8:i]) ^ binary.LittleEndian.Uint64(b[i-8:i]); x != 0 {
+			return n - i + bits.LeadingZeros64(x)/8
+		}
 	}
-	return i
+	for ; i > 0 && a[i-1] == b[i-1]; i-- {
+	}
+	return n - i
 }
 
 var errChunk = errors.New("a chunk of frames is damaged")

@@ -3,6 +3,7 @@ package sqlitequeue
 import (
 	"bytes"
 	"os"
+	"slices"
 
 	"github.com/queen-rbee/queen-rbee/queue"
 )
@@ -20,15 +21,52 @@ func Migrations() []string { return migrations() }
 func JournalMigrations() []string { return journalMigrations() }
 
 // Codec of the chunks.
-func EncodeFrames(frames [][]byte, metas []uint32) []byte {
-	var raw []byte
-	var refs []frameRef
-	for i, f := range frames {
-		refs = append(refs, frameRef{meta: metas[i], off: len(raw), n: len(f)})
-		raw = append(raw, f...)
-	}
-	return encodeChunk(nil, raw, refs)
+func EncodeFrames(data [][]byte, metas []uint32) []byte {
+	chunk, _, _ := encodeChunk(nil, joined(data, metas))
+	return chunk
 }
+
+// joined puts frames one after the other.
+func joined(data [][]byte, metas []uint32) frames {
+	f := frames{metas: metas}
+	for _, d := range data {
+		f.data = append(f.data, d...)
+		f.ends = append(f.ends, len(f.data))
+	}
+	return f
+}
+
+// CodeFrames encodes frames as they come, sizes[i] of them at once, and returns the chunks that SQLite gets of them, how many frames each
+// has, and what a reader is given of the last chunk who has all but the last frame.
+func CodeFrames(data [][]byte, metas []uint32, sizes []int) (chunks [][]byte, counts []int, newest []byte) {
+	var c coded
+	grown := 0
+	for i, n := range sizes {
+		if f := joined(data[:n], metas[:n]); n == 1 {
+			grown += c.add(metas[0], data[0])
+		} else {
+			all, begin, second := encodeChunk(nil, f)
+			grown += c.addAll(f, all[begin:], all[second:], i == len(sizes)-1)
+		}
+		data, metas = data[n:], metas[n:]
+	}
+	newest = c.after(uint64(c.n)-1, uint64(c.n)).data
+	if grown != c.weight() {
+		panic("a chunk does not weigh what was added")
+	}
+	for at := &c; at != nil; at = at.older {
+		chunks, counts = append(chunks, at.chunk()), append(counts, at.n)
+	}
+	slices.Reverse(chunks)
+	slices.Reverse(counts)
+	return chunks, counts, newest
+}
+
+// Common is how much two frames share at the beginning and at the end.
+func Common(a, b []byte) (prefix, suffix int) { return commonPrefix(a, b), commonSuffix(a, b) }
+
+// ChunkSize is the most bytes of frames in a chunk of more than one.
+const ChunkSize = chunkSize
 
 // DecodeFrames is the reverse.
 func DecodeFrames(chunk []byte, fn func(meta uint32, data []byte) error) error {
@@ -83,15 +121,16 @@ func (a *Aside) Sync(f *os.File) error { return a.a.sync(f) }
 // Close ends it.
 func (a *Aside) Close() { a.a.close() }
 
+// SettleNow moves into SQLite what there is.
+func (j *Journal) SettleNow() error { return j.settle() }
+
+// RotateNow turns to the other tail file. The ticker must have no reason to do the same.
+func (j *Journal) RotateNow() error { return j.rotate() }
+
 // TailFrames writes frames as one record of the tail file and reads them back.
-func TailFrames(frames [][]byte, metas []uint32, fn func(seq uint64, meta uint32, data []byte)) (torn bool, err error) {
-	var raw []byte
-	var refs []frameRef
-	for i, f := range frames {
-		refs = append(refs, frameRef{meta: metas[i], off: len(raw), n: len(f)})
-		raw = append(raw, f...)
-	}
-	return readTail(bytes.NewReader(appendGroupRecord(nil, "job", 7, raw, refs)), func(r record) error {
+func TailFrames(data [][]byte, metas []uint32, fn func(seq uint64, meta uint32, data []byte)) (torn bool, err error) {
+	b, _, _ := appendGroupRecord(nil, "job", 7, joined(data, metas))
+	return readTail(bytes.NewReader(b), func(r record) error {
 		fn(r.seq, r.meta, r.data)
 		return nil
 	})

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 	"unicode/utf8"
@@ -18,6 +19,7 @@ func FuzzChunk(f *testing.F) {
 	f.Add([]byte("data: {\"a\":1}\n\x00data: {\"a\":2}\n"), uint32(3))
 	f.Add([]byte{1, 0, 0, 0, 200, 1}, uint32(0))
 	f.Add([]byte{2, 5, 0, 0, 1, 'x', 5, 1, 0, 0}, uint32(9))
+	f.Add([]byte(strings.Repeat("0123456789", 15)+"<a>"+strings.Repeat("9876543210", 15)+"\x00"+strings.Repeat("0123456789", 15)+"<bc>"+strings.Repeat("9876543210", 15)), uint32(1))
 	f.Fuzz(func(t *testing.T, b []byte, meta uint32) {
 		_ = sqlitequeue.DecodeFrames(b, func(_ uint32, data []byte) error { return nil }) // an error is a fine answer
 		frames := bytes.Split(b, []byte{0})
@@ -35,6 +37,71 @@ func FuzzChunk(f *testing.F) {
 		})
 		if err != nil || i != len(frames) {
 			t.Errorf("%d frames of %d: %v", i, len(frames), err)
+		}
+		for i := range len(frames) - 1 {
+			x, y := frames[i], frames[i+1]
+			p, s := sqlitequeue.Common(x, y)
+			n, m, least := 0, 0, min(len(x), len(y))
+			for ; n < least && x[n] == y[n]; n++ {
+			}
+			for ; m < least && x[len(x)-1-m] == y[len(y)-1-m]; m++ {
+			}
+			if p != n || s != m {
+				t.Errorf("%q and %q have %d and %d bytes in common, not %d and %d", x, y, n, m, p, s)
+			}
+		}
+	})
+}
+
+// FuzzCoded encodes frames in bursts of any sizes: SQLite gets the same as if they had come at once.
+func FuzzCoded(f *testing.F) {
+	f.Add([]byte("data: {\"a\":1}\n\x00data: {\"a\":2}\n\x00\x00data: {\"a\":3}\n\x00data: {\"a\":3}\n"), uint32(3), []byte{2, 2, 1}, uint16(0))
+	f.Add([]byte("one\x00two\x00three\x00four\x00five"), uint32(1<<31), []byte{1, 2}, uint16(900))
+	wide := bytes.Repeat([]byte("0123456789abcdef"), 8)
+	f.Add(bytes.Join([][]byte{wide, wide[:100], wide[3:], wide, wide[:9], wide, wide}, []byte{0}), uint32(5), []byte{0, 1, 1, 0, 1}, uint16(999))
+	f.Fuzz(func(t *testing.T, b []byte, meta uint32, bursts []byte, wide uint16) {
+		data := bytes.Split(b, []byte{0})
+		metas, longest := make([]uint32, len(data)), 0
+		for i := range data {
+			metas[i] = meta * uint32(i)
+			data[i] = bytes.Repeat(data[i], 1+int(wide)%1000)
+			longest = max(longest, len(data[i]))
+		}
+		var sizes []int
+		for left := len(data); left > 0; left -= sizes[len(sizes)-1] {
+			n := 1
+			if i := len(sizes); i < len(bursts) {
+				n = min(left, 1+int(bursts[i]))
+			}
+			if n*longest > sqlitequeue.ChunkSize {
+				n = 1
+			}
+			sizes = append(sizes, n)
+		}
+		chunks, counts, newest := sqlitequeue.CodeFrames(data, metas, sizes)
+		last := sqlitequeue.EncodeFrames(data[len(data)-1:], metas[len(data)-1:])
+		var got []byte
+		if err := sqlitequeue.DecodeFrames(newest, func(m uint32, d []byte) error {
+			got = sqlitequeue.EncodeFrames([][]byte{d}, []uint32{m})
+			return nil
+		}); err != nil || !bytes.Equal(got, last) {
+			t.Errorf("the newest frame is %q, want %q, %v", got, last, err)
+		}
+		for i, chunk := range chunks {
+			n, size := counts[i], 0
+			for _, d := range data[:n] {
+				size += len(d)
+			}
+			if size > sqlitequeue.ChunkSize && n > 1 {
+				t.Errorf("a chunk of %d bytes", size)
+			}
+			if want := sqlitequeue.EncodeFrames(data[:n], metas[:n]); !bytes.Equal(chunk, want) {
+				t.Errorf("chunk %d of %d frames in bursts of %v: %q, want %q", i, n, sizes, chunk, want)
+			}
+			data, metas = data[n:], metas[n:]
+		}
+		if len(data) > 0 {
+			t.Errorf("%d frames are in no chunk", len(data))
 		}
 	})
 }

@@ -11,11 +11,11 @@ import (
 	"github.com/queen-rbee/queen-rbee/queue"
 )
 
-// maxUnsettled bounds what waits in memory for SQLite; maxParked what waits for the tail file.
+// maxUnsettled bounds what waits in memory for SQLite, coded; maxParked what waits for the tail file.
 const (
 	maxUnsettled = 256 << 20
 	maxParked    = 8 << 20
-	settleEarly  = 16 << 20
+	settleEarly  = 2 << 20 // as much as SQLite's page cache holds: in a larger transaction a row costs more
 	// rotateAfter empties a tail that has anything in it, so that nothing expired comes back after a crash.
 	rotateAfter = 30 * time.Second
 )
@@ -34,12 +34,12 @@ type Journal struct {
 	batch                  *batch
 	spare                  *batch   // empty, to be used again
 	peak                   int      // of the batches since shrink
-	free                   []frames // likewise
+	free                   [][]byte // likewise, for what a stream gathers between two settlings
 	freeBytes              int      // in free
 	freeUsed               int      // taken out of it since shrink
-	slab                   frames   // of short streams that were over when they came
-	slabs                  []frames // earlier ones that SQLite does not have
-	goingSlabs, spareSlabs []frames
+	slab                   []byte   // of short streams that were over when they came
+	slabs                  [][]byte // earlier ones that SQLite does not have
+	goingSlabs, spareSlabs [][]byte
 	leastSlabs             int // how many were spare at least since shrink
 	writing                bool
 	tails                  [2]*tail
@@ -49,16 +49,16 @@ type Journal struct {
 	written                int64  // bytes in the active tail
 	swapped                bool   // a rotation is under way
 	unsynced               bool   // since the last sync of the active tail
-	unsettled              int
+	unsettled              int    // bytes of coded frames
 	closed                 bool
 
-	settleMu            sync.Mutex // one settling at a time
-	chunkBuf, bundleBuf []byte     // settleMu is held
-	packs               []*pack    // taken out of the streams, not yet in SQLite
-	hurry               chan struct{}
-	once                sync.Once
-	quit                chan struct{}
-	done                chan struct{}
+	settleMu  sync.Mutex // one settling at a time
+	bundleBuf []byte     // settleMu is held
+	packs     []*pack    // taken out of the streams, not yet in SQLite
+	hurry     chan struct{}
+	once      sync.Once
+	quit      chan struct{}
+	done      chan struct{}
 }
 
 var _ queue.Journal = (*Journal)(nil)
@@ -67,35 +67,30 @@ var _ queue.Journal = (*Journal)(nil)
 type stream struct {
 	job       string
 	id        int64
+	meta      uint32 // of the last frame
 	known     bool   // SQLite has its row
 	whole     bool   // it is over, and has or gets its one row in the table whole
+	gone      bool
 	last      uint64 // last frame that readers see
-	meta      uint32
 	queued    uint64 // last frame that was accepted
 	epoch     uint64 // of the last frame
 	recovered uint64
 	before    uint64
-	first     uint64 // number of refs[0]
-	raw       []byte
-	refs      []frameRef
-	room      int  // what raw held last time
-	shared    bool // raw and refs are parts of a slab
+	first     uint64 // number of the first frame in coded
+	coded     coded  // what SQLite is to get
+	room      int    // what that held last time
 	settling  *pack
 	more      chan struct{}
-	tailers   int
-	idle      int
-	gone      bool
+	tailers   int32
+	idle      int32
 }
 
 // pack is what is being moved from a stream into SQLite.
 type pack struct {
-	s      *stream
-	first  uint64
-	raw    []byte
-	refs   []frameRef
-	last   uint64
-	meta   uint32
-	shared bool
+	s     *stream
+	first uint64
+	last  uint64
+	coded coded
 
 	epoch, recovered, before uint64
 }
@@ -134,76 +129,71 @@ func (b *batch) finish() {
 	}
 }
 
-// frames is the memory for what a stream gathers between two settlings.
-type frames struct {
-	raw  []byte
-	refs []frameRef
-}
-
-// Bounds of what is kept of that for other streams.
+// Bounds of the memory that is kept for what streams gather between two settlings, and the least that one gets.
 const (
-	freeFrames = 1024
-	freeRaw    = 512 << 10
-	freeMost   = 48 << 20
-	freeLeast  = 1 << 20
+	freeMost   = 16 << 20 // all of it
+	freeLeast  = 1 << 20  // likewise, in quiet times
+	freeSize   = 512 << 10
+	freePieces = 1024
+	leastRoom  = 256
 )
 
-// room gives a stream memory for its next frames, n bytes at first; over says that there are no others. j.mu is held.
-func (j *Journal) room(s *stream, n, count int, over bool) {
-	if over && n <= wholeSize {
-		j.slice(s, n, count)
+// room gives a stream memory for its next frames, n bytes at first and more for the last as it is; over says that there are no others
+// in a short stream. j.mu is held.
+func (j *Journal) room(s *stream, n, more int, over bool) {
+	n += chunkHead
+	if over {
+		s.coded.mem, s.coded.shared = j.slice(n), true
 		return
 	}
 	if last := len(j.free) - 1; last >= 0 {
-		s.raw, s.refs = j.free[last].raw, j.free[last].refs
-		j.freeBytes -= cap(s.raw)
+		s.coded.mem = j.free[last]
+		j.freeBytes -= cap(s.coded.mem)
 		j.freeUsed++
-		j.free[last] = frames{}
+		j.free[last] = nil
 		j.free = j.free[:last]
 		return
 	}
-	s.raw = make([]byte, 0, max(s.room, n, 512))
-	s.refs = make([]frameRef, 0, max(count, 4))
+	s.coded.mem = make([]byte, 0, max(s.room, n+more, leastRoom))
 }
 
 // Short streams that are over when they come share their memory.
 const (
 	slabSize  = 256 << 10
-	slabRefs  = 1 << 10
 	freeSlabs = 64
 )
 
-// slice gives a stream a part of the slab. j.mu is held.
-func (j *Journal) slice(s *stream, n, count int) {
-	b := &j.slab
-	if cap(b.raw)-len(b.raw) < n || cap(b.refs)-len(b.refs) < count {
-		if b.raw != nil {
-			j.slabs = append(j.slabs, *b)
+// slice returns a part of the slab. j.mu is held.
+func (j *Journal) slice(n int) []byte {
+	if cap(j.slab)-len(j.slab) < n {
+		if j.slab != nil {
+			j.slabs = append(j.slabs, j.slab)
 		}
-		*b = j.newSlab()
+		j.slab = j.newSlab()
 	}
-	raw, refs := len(b.raw), len(b.refs)
-	b.raw, b.refs = b.raw[:raw+n], b.refs[:refs+count]
-	s.raw, s.refs, s.shared = b.raw[raw:raw:raw+n], b.refs[refs:refs:refs+count], true
+	at := len(j.slab)
+	j.slab = j.slab[:at+n]
+	return j.slab[at : at : at+n]
 }
 
-func (j *Journal) newSlab() frames {
+func (j *Journal) newSlab() []byte {
 	if last := len(j.spareSlabs) - 1; last >= 0 {
 		b := j.spareSlabs[last]
 		j.spareSlabs = j.spareSlabs[:last]
 		j.leastSlabs = min(j.leastSlabs, last)
 		return b
 	}
-	return frames{make([]byte, 0, slabSize), make([]frameRef, 0, slabRefs)}
+	return make([]byte, 0, slabSize)
 }
 
 // closeSlabs keeps the slabs that were used until SQLite has all that is in them. j.mu is held.
 func (j *Journal) closeSlabs() {
 	j.goingSlabs = append(j.goingSlabs, j.slabs...)
-	if len(j.slab.raw) > 0 {
+	if len(j.slab) > 0 {
 		j.goingSlabs = append(j.goingSlabs, j.slab)
-		j.slab = frames{}
+		j.slab = nil
 	}
+	clear(j.slabs)
 	j.slabs = j.slabs[:0]
 }
 
@@ -211,7 +201,7 @@ func (j *Journal) closeSlabs() {
 func (j *Journal) reuseSlabs() {
 	for _, b := range j.goingSlabs {
 		if len(j.spareSlabs) < freeSlabs {
-			j.spareSlabs = append(j.spareSlabs, frames{b.raw[:0], b.refs[:0]})
+			j.spareSlabs = append(j.spareSlabs, b[:0])
 		}
 	}
 	clear(j.goingSlabs)
@@ -220,11 +210,13 @@ func (j *Journal) reuseSlabs() {
 
 // giveBack keeps the memory of what SQLite has now. j.mu is held.
 func (j *Journal) giveBack(p *pack) {
-	if !p.shared && len(j.free) < freeFrames && cap(p.raw) > 0 && cap(p.raw) <= freeRaw && j.freeBytes+cap(p.raw) <= freeMost {
-		j.freeBytes += cap(p.raw)
-		j.free = append(j.free, frames{p.raw[:0], p.refs[:0]})
+	for c := &p.coded; c != nil; c = c.older {
+		if !c.shared && len(j.free) < freePieces && cap(c.mem) > 0 && cap(c.mem) <= freeSize && j.freeBytes+cap(c.mem) <= freeMost {
+			j.freeBytes += cap(c.mem)
+			j.free = append(j.free, c.mem[:0])
+		}
 	}
-	p.raw, p.refs = nil, nil
+	p.coded = coded{}
 }
 
 // spareBatch is the most that a batch may hold to be used again; smallBatch what is kept of that in quiet times.
@@ -259,8 +251,8 @@ func (j *Journal) shrink() {
 	defer j.mu.Unlock()
 	for n := len(j.free) / 2; j.freeUsed < n/2 && j.freeBytes > freeLeast && len(j.free) > n; {
 		last := len(j.free) - 1
-		j.freeBytes -= cap(j.free[last].raw)
-		j.free[last] = frames{}
+		j.freeBytes -= cap(j.free[last])
+		j.free[last] = nil
 		j.free = j.free[:last]
 	}
 	j.freeUsed = 0

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/queen-rbee/queen-rbee/queue"
@@ -63,9 +64,8 @@ type view struct {
 	id      int64
 	known   bool
 	last    uint64
-	settled uint64 // up to here SQLite has everything
-	raw     []byte
-	refs    []frameRef
+	settled uint64  // up to here SQLite has everything
+	chunks  []chunk // the newest first
 	more    chan struct{}
 	s       *stream
 }
@@ -88,21 +88,11 @@ func (j *Journal) look(ctx context.Context, job string, after uint64, wait bool)
 		return view{}, queue.BeyondEnd(job, after, s.last)
 	}
 	v := view{id: s.id, known: s.known, last: s.last, settled: s.first - 1, s: s}
-	copyFrames := func(first uint64, raw []byte, refs []frameRef) {
-		skip := 0
-		if after >= first {
-			skip = min(int(after-first)+1, len(refs))
-		}
-		for _, r := range refs[skip:] {
-			v.refs = append(v.refs, frameRef{meta: r.meta, off: len(v.raw), n: r.n})
-			v.raw = append(v.raw, raw[r.off:r.off+r.n]...)
-		}
-	}
+	v.copy(&s.coded, s.last, after)
 	if p := s.settling; p != nil {
 		v.settled = p.first - 1
-		copyFrames(p.first, p.raw, p.refs)
+		v.copy(&p.coded, p.last, after)
 	}
-	copyFrames(s.first, s.raw, s.refs)
 	if wait {
 		if s.more == nil {
 			s.more = make(chan struct{})
@@ -111,6 +101,13 @@ func (j *Journal) look(ctx context.Context, job string, after uint64, wait bool)
 		s.tailers++
 	}
 	return v, nil
+}
+
+// copy takes in the chunks that have frames after a position, the last one's number being last.
+func (v *view) copy(c *coded, last, after uint64) {
+	for ; c != nil && c.n > 0 && last > after; last, c = last-uint64(c.n), c.older {
+		v.chunks = append(v.chunks, c.after(after, last))
+	}
 }
 
 func (j *Journal) leave(s *stream) {
@@ -154,14 +151,19 @@ func (j *Journal) emit(ctx context.Context, v view, after uint64, fn func(uint64
 			}
 		}
 	}
-	seq := v.last - uint64(len(v.refs))
-	for _, r := range v.refs {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		seq++
-		if err := fn(seq, r.meta, v.raw[r.off:r.off+r.n]); err != nil {
-			return err
+	for _, c := range slices.Backward(v.chunks) {
+		seq := c.first - 1
+		err := decodeChunk(c.data, func(meta uint32, data []byte) error {
+			if seq++; seq <= after {
+				return nil
+			}
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			return fn(seq, meta, data)
+		})
+		if err != nil {
+			return damaged(j.db.path, err)
 		}
 	}
 	return nil
@@ -339,7 +341,7 @@ func (j *Journal) forget(ctx context.Context, ids map[string]int64) (int, error)
 	j.mu.Lock()
 	for job, id := range ids {
 		s := j.streams[job]
-		if s != nil && (len(s.refs) > 0 || s.settling != nil || s.queued != s.last) {
+		if s != nil && (s.coded.n > 0 || s.settling != nil || s.queued != s.last) {
 			continue // it is being written again
 		}
 		if s != nil {
@@ -354,8 +356,8 @@ func (j *Journal) forget(ctx context.Context, ids map[string]int64) (int, error)
 // remove takes a stream out of memory; its tailers find it gone. j.mu is held.
 func (j *Journal) remove(s *stream) {
 	s.gone = true
-	j.unsettled -= len(s.raw) + 64*len(s.refs)
-	s.raw, s.refs = nil, nil
+	j.unsettled -= s.coded.weight()
+	s.coded = coded{}
 	if s.more != nil {
 		close(s.more)
 		s.more = nil

@@ -32,7 +32,7 @@ func (j *Journal) settle() error {
 		j.mu.Lock()
 		for _, p := range packs {
 			p.s.known, p.s.settling = true, nil
-			j.unsettled -= len(p.raw) + 64*len(p.refs)
+			j.unsettled -= p.coded.weight()
 			j.giveBack(p)
 		}
 		j.packs = nil
@@ -45,8 +45,8 @@ func (j *Journal) settle() error {
 func (j *Journal) collect() []*pack {
 	var packs []*pack
 	for job, s := range j.streams {
-		if len(s.refs) == 0 {
-			most := idleTicks
+		if s.coded.n == 0 {
+			most := int32(idleTicks)
 			if s.whole {
 				most = 0 // nothing follows
 			}
@@ -56,15 +56,20 @@ func (j *Journal) collect() []*pack {
 			}
 			continue
 		}
-		p := &pack{s: s, first: s.first, raw: s.raw, refs: s.refs, last: s.last, meta: s.meta, epoch: s.epoch,
-			recovered: s.recovered, before: s.before, shared: s.shared}
-		s.settling, s.room = p, len(s.raw)+len(s.raw)/8
+		p := s.pack()
+		s.settling, s.room = p, len(p.coded.mem)+len(p.coded.mem)/8
 		s.whole = s.queued == s.last && j.isWhole(p)
-		s.first, s.raw, s.refs, s.shared = s.last+1, nil, nil, false
 		packs = append(packs, p)
 	}
 	j.closeSlabs()
 	return packs
+}
+
+// pack takes the frames out of a stream.
+func (s *stream) pack() *pack {
+	p := &pack{s: s, coded: s.coded, first: s.first, last: s.last, epoch: s.epoch, recovered: s.recovered, before: s.before}
+	s.first, s.coded = s.last+1, coded{}
+	return p
 }
 
 // wholeSize is the most raw bytes of a stream that becomes one row.
@@ -72,15 +77,13 @@ const wholeSize = 64 << 10
 
 // isWhole reports whether a pack is all there will ever be of a short stream.
 func (j *Journal) isWhole(p *pack) bool {
-	if p.s.known || p.first != 1 || len(p.raw) > wholeSize || p.recovered != 0 || p.before != 0 || !j.o.Ended(p.meta) {
+	if p.s.known || p.first != 1 || p.coded.older != nil || p.coded.size > wholeSize || p.recovered != 0 || p.before != 0 ||
+		!j.o.Ended(p.coded.meta) {
 		return false
 	}
 	_, ok := queue.ParseID(p.s.job)
 	return ok
 }
-
-// chunkSize is the most raw bytes in a chunk of more than one frame.
-const chunkSize = 256 << 10
 
 // store writes packs in one transaction.
 func (j *Journal) store(ctx context.Context, packs []*pack) (err error) {
@@ -105,7 +108,6 @@ func (j *Journal) store(ctx context.Context, packs []*pack) (err error) {
 		return err
 	}
 	now := j.o.Clock().UnixMicro()
-	var buf []byte
 	var short []*pack
 	for _, p := range packs {
 		if p.s.gone {
@@ -115,20 +117,13 @@ func (j *Journal) store(ctx context.Context, packs []*pack) (err error) {
 			short = append(short, p)
 			continue
 		}
-		if _, err = stream.ExecContext(ctx, p.s.id, p.s.job, p.last, p.meta, p.epoch, p.recovered, p.before, now); err != nil {
+		if _, err = stream.ExecContext(ctx, p.s.id, p.s.job, p.last, p.coded.meta, p.epoch, p.recovered, p.before, now); err != nil {
 			return err
 		}
-		for at := 0; at < len(p.refs); {
-			end, size := at, 0
-			for end < len(p.refs) && (end == at || size+p.refs[end].n <= chunkSize) {
-				size += p.refs[end].n
-				end++
-			}
-			buf = encodeChunk(buf[:0], p.raw, p.refs[at:end])
-			if _, err = chunk.ExecContext(ctx, p.s.id, p.first+uint64(at), p.first+uint64(end)-1, buf); err != nil {
+		for c, last := &p.coded, p.last; c != nil; last, c = last-uint64(c.n), c.older {
+			if _, err = chunk.ExecContext(ctx, p.s.id, last-uint64(c.n)+1, last, c.chunk()); err != nil {
 				return err
 			}
-			at = end
 		}
 	}
 	if err = j.storeWhole(ctx, tx, short, now); err != nil {
@@ -277,10 +272,9 @@ func (im *importer) take(ctx context.Context, r record) error {
 	case r.kind != recFrame || r.seq != s.last+1:
 		return nil // SQLite has it already, or what lies between was lost
 	}
-	s.refs = append(s.refs, frameRef{meta: r.meta, off: len(s.raw), n: len(r.data)})
-	s.raw = append(s.raw, r.data...)
+	grown := s.coded.add(r.meta, r.data)
 	s.last, s.meta, s.epoch = r.seq, r.meta, im.epoch
-	if im.size += len(r.data); im.size > settleEarly {
+	if im.size += grown; im.size > settleEarly {
 		return im.flush(ctx)
 	}
 	return nil
@@ -289,12 +283,10 @@ func (im *importer) take(ctx context.Context, r record) error {
 func (im *importer) flush(ctx context.Context) error {
 	var packs []*pack
 	for _, s := range im.streams {
-		if len(s.refs) > 0 {
-			p := &pack{s: s, first: s.first, raw: s.raw, refs: s.refs, last: s.last, meta: s.meta,
-				epoch: s.epoch, recovered: s.recovered, before: s.before}
+		if s.coded.n > 0 {
+			p := s.pack()
 			s.whole = im.j.isWhole(p)
 			packs = append(packs, p)
-			s.first, s.raw, s.refs = s.last+1, nil, nil
 		}
 	}
 	im.size = 0

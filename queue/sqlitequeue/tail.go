@@ -112,15 +112,16 @@ func appendRecord(b []byte, kind byte, job string, seq uint64, meta uint32, data
 	return sealRecord(append(b, data...), start)
 }
 
-// appendGroupRecord adds several frames as one record: what they have in common is there once.
-func appendGroupRecord(b []byte, job string, first uint64, raw []byte, refs []frameRef) []byte {
+// appendGroupRecord adds several frames as one record: what they have in common is there once. It says where they begin, and those
+// after the first.
+func appendGroupRecord(b []byte, job string, seq uint64, f frames) (out []byte, first, second int) {
 	start := len(b)
 	b = append(b, 0, 0, 0, 0, 0, 0, 0, 0, recGroup)
 	b = binary.AppendUvarint(b, uint64(len(job)))
 	b = append(b, job...)
-	b = binary.AppendUvarint(b, first)
-	b = append(b, 0) // each frame has its own meta
-	return sealRecord(encodeChunk(b, raw, refs), start)
+	b = binary.AppendUvarint(b, seq)
+	b, first, second = encodeChunk(append(b, 0), f) // each frame has its own meta
+	return sealRecord(b, start), first, second
 }
 
 // sealRecord writes the length and the checksum of the record that begins at start.

@@ -91,6 +91,40 @@ func TestWholeStreams(t *testing.T) {
 	}
 }
 
+// A stream goes on after what looked like its end as long as SQLite does not have that; its neighbours in memory stay as they are.
+func TestFramesAfterTheEnd(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "frames.db")
+	o := sqlitequeue.Options{Settle: time.Hour, Ended: func(meta uint32) bool { return meta == metaEnd }}
+	j := openJournal(t, path, o)
+	want := map[string][]string{}
+	for _, job := range []string{"a", "b", "c"} {
+		if err := j.BufferAll(job, 1, []uint32{1, metaEnd}, []int{6, 11}, []byte("begin "+job+" end")); err != nil {
+			t.Fatal(err)
+		}
+		want[job] = []string{"1/1/begin ", "2/9/" + job + " end"}
+	}
+	for _, job := range []string{"a", "b"} {
+		if err := j.Buffer(job, 3, 2, []byte("more of "+job)); err != nil {
+			t.Fatal(err)
+		}
+		if err := j.BufferAll(job, 4, []uint32{3, metaEnd}, []int{4, 9}, []byte("last again")[:9]); err != nil {
+			t.Fatal(err)
+		}
+		want[job] = append(want[job], "3/2/more of "+job, "4/3/last", "5/9/ agai")
+	}
+	for range 2 {
+		for job, want := range want {
+			if got := frames(t, j, job); !slices.Equal(got, want) {
+				t.Errorf("%s: %q, want %q", job, got, want)
+			}
+		}
+		if err := j.Close(); err != nil {
+			t.Fatal(err)
+		}
+		j = openJournal(t, path, o)
+	}
+}
+
 func TestWholeStreamsExpire(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "frames.db")
 	q := queue.New(queue.NewMemory(), queue.Options{})

@@ -83,7 +83,7 @@ func (s *stream) copyOptions(o router.CopyOptions) sserelay.CopyOptions {
 	if p == sserelay.Raw && !strings.HasPrefix(o.ContentType, "text/event-stream") {
 		p = sserelay.Bytes
 	}
-	co := sserelay.CopyOptions{Protocol: p, Status: o.Status, ContentType: o.ContentType, FirstTimeout: o.FirstToken, NextTimeout: o.InterToken,
+	co := sserelay.CopyOptions{Protocol: p, Status: o.Status, ContentType: o.ContentType, // the router watches over the worker's silence
 		StripUsage: o.UsageInjected, Hold: s.hold, OnFirst: func() { s.sched.FirstToken(s.job.ID) }}
 	if o.Continued {
 		co.Continuation = &sserelay.Continuation{Stop: o.Stop}
