@@ -136,9 +136,9 @@ func retryAfter(resp *http.Response, err error) error {
 	return &retry.RetryAfterError{After: parseRetryAfter(resp.Header, time.Now()), Err: err}
 }
 
-// parseRetryAfter reads retry-after-ms, or Retry-After as seconds or as a date.
+// parseRetryAfter reads retry-after-ms, or Retry-After as seconds or as a date; a day at most.
 func parseRetryAfter(h http.Header, now time.Time) time.Duration {
-	const most = 24 * 60 * 60
+	const most = 24 * 60 * 60 // seconds
 	if ms, err := strconv.ParseInt(h.Get("Retry-After-Ms"), 10, 64); err == nil && ms >= 0 {
 		return time.Duration(min(ms, most*1000)) * time.Millisecond
 	}
@@ -147,7 +147,7 @@ func parseRetryAfter(h http.Header, now time.Time) time.Duration {
 		return time.Duration(min(s, most)) * time.Second
 	}
 	if at, err := http.ParseTime(v); err == nil {
-		return max(at.Sub(now), 0)
+		return min(max(at.Sub(now), 0), most*time.Second)
 	}
 	return 0
 }
