@@ -79,7 +79,7 @@ type seam struct {
 
 func (s *Stream) newSeam(ctx context.Context, c *Continuation) *seam {
 	s.wmu.Lock()
-	m := &seam{first: readIdent(s.state.opening)}
+	m := &seam{first: s.state.opening.ident()}
 	s.wmu.Unlock()
 	for _, stop := range c.Stop {
 		if stop != "" {

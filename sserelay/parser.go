@@ -150,7 +150,7 @@ func (p *Parser) release() {
 	default:
 		p.large.putFirst(p.box)
 	}
-	p.box, p.buf, p.data = nil, nil, nil
+	p.box, p.buf, p.data, p.ev = nil, nil, nil, Event{} // an event would keep a buffer alive that is everybody's
 }
 
 // take gets a buffer for a parser that has none.

@@ -241,7 +241,7 @@ func quoted(b, escaped []byte) []byte {
 
 // openai writes a chat.completion or a text_completion.
 func (g *gatherer) openai(p Protocol) []byte {
-	view := &openaiView{translator: g.translator, protocol: p, first: g.first}
+	view := &openaiView{translator: g.translator, protocol: p, opening: opening{known: true, id: g.first}}
 	b := view.head(nil)
 	if p == Chat {
 		b = replaceOnce(b, `"chat.completion.chunk"`, `"chat.completion"`)

@@ -45,6 +45,9 @@ type server struct {
 // that the caller can answer with a status; a later one is told in-band and Serve returns nil. ErrSlowReader means
 // that the reader was cut, ErrAborted that the caller must cut the connection, ErrTaken that the connection is not the caller's any more, any other error that
 // the reader has gone.
+//
+// The end of an answer, up to a kilobyte, is written without a flush: the server sends it when the handler returns, with what ends the
+// answer itself. Whoever has more to do after Serve flushes first.
 func (s *Stream) Serve(ctx context.Context, w http.ResponseWriter, v View) error {
 	r := s.join(false)
 	s.listen(r, v.Format == FormatNative)

@@ -67,8 +67,8 @@ func (s *Stream) Asked() (f Format, includeUsage, known bool) {
 type writerState struct {
 	tokens  int
 	attempt int
-	started bool   // a Started frame was written
-	opening []byte // the first of the worker's own chunks
+	started bool // a Started frame was written
+	opening opening
 	model   string // of the Started frame
 	created int64
 	refuse  bool // something that a continuation can't carry was emitted
@@ -353,12 +353,42 @@ func (st *writerState) note(m Meta, data []byte) {
 		if m.has(flagMore) || m.Protocol() == Raw || m.Protocol() == Bytes {
 			st.refuse = true
 		}
-		if st.opening == nil && (m.Protocol() == Chat || m.Protocol() == Completion) {
-			st.opening = append(st.opening, data...)
+		if m.Protocol() == Chat || m.Protocol() == Completion {
+			st.opening.learn(data)
 		}
 	case KindBody:
 		st.body, st.refuse = true, true
 	}
+}
+
+// opening is the first of a worker's own chunks, whose identity few ask for: it is parsed when somebody does, unless it is too large
+// to be kept.
+type opening struct {
+	known bool
+	block []byte // as long as it was not parsed
+	id    ident
+}
+
+// learn takes in a chunk; only the first one counts.
+func (o *opening) learn(block []byte) {
+	const most = 2 << 10
+	switch {
+	case o.known:
+		return
+	case len(block) > most:
+		o.id = readIdent(block)
+	default:
+		o.block = append([]byte(nil), block...)
+	}
+	o.known = true
+}
+
+// ident gives the identity.
+func (o *opening) ident() ident {
+	if o.block != nil {
+		o.id, o.block = readIdent(o.block), nil
+	}
+	return o.id
 }
 
 // readIdent copies the identity out of the first chunk.

@@ -6,12 +6,10 @@ import "strconv"
 type openaiView struct {
 	translator
 	protocol Protocol
-	opening  []byte // the first of the worker's own chunks, once one passed, until its identity is asked for
-	first    ident
-	passed   bool
-	finish   bool   // a finish_reason was written
-	used     bool   // a usage chunk was written
-	roles    uint64 // choices whose role was written
+	opening  opening // once a chunk of the worker's own passed
+	finish   bool    // a finish_reason was written
+	used     bool    // a usage chunk was written
+	roles    uint64  // choices whose role was written
 }
 
 func (o *openaiView) frame(x *emitter, m Meta, data []byte) {
@@ -52,9 +50,9 @@ func (o *openaiView) pass(x *emitter, m Meta, block []byte) {
 		}
 		o.used = true
 	}
-	if !o.passed {
-		o.passed, o.roles = true, 1
-		o.opening = append(o.opening, block...)
+	if !o.opening.known {
+		o.opening.learn(block)
+		o.roles = 1
 	}
 	o.finish = o.finish || m.has(flagFinish)
 	x.block(block)
@@ -97,12 +95,10 @@ func (o *openaiView) end(x *emitter, r Result) {
 
 // head appends the members that all chunks of a stream have in common.
 func (o *openaiView) head(b []byte) []byte {
-	if o.opening != nil {
-		o.first, o.opening = readIdent(o.opening), nil
-	}
+	first := o.opening.ident()
 	b = append(b, `{"id":`...)
-	if len(o.first.id) > 2 {
-		b = append(b, o.first.id...)
+	if len(first.id) > 2 {
+		b = append(b, first.id...)
 	} else {
 		prefix := "chatcmpl-"
 		if o.protocol == Completion {
@@ -115,14 +111,14 @@ func (o *openaiView) head(b []byte) []byte {
 	} else {
 		b = append(b, `,"object":"text_completion","created":`...)
 	}
-	if len(o.first.created) > 0 {
-		b = append(b, o.first.created...)
+	if len(first.created) > 0 {
+		b = append(b, first.created...)
 	} else {
 		b = strconv.AppendInt(b, o.createdUnix(), 10)
 	}
 	b = append(b, `,"model":`...)
-	if len(o.first.model) > 0 {
-		b = append(b, o.first.model...)
+	if len(first.model) > 0 {
+		b = append(b, first.model...)
 	} else {
 		b = quote(b, o.model)
 	}

@@ -23,11 +23,13 @@ type watchdog struct {
 
 // begin starts the watch.
 func (w *watchdog) begin(body io.Closer, limit time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.base, w.body, w.limit, w.first = time.Now(), body, limit, true
 	w.start()
 }
 
-// start arms the timer; mu is held or the watchdog is new.
+// start arms the timer; mu is held.
 func (w *watchdog) start() {
 	switch {
 	case w.limit <= 0:
