@@ -40,7 +40,7 @@ func (s *silent) Read(p []byte) (int, error) {
 
 // A silent stream's parser holds neither a buffer nor an event that lies in one: the buffer is somebody else's by then.
 func TestSilentParserHoldsNothing(t *testing.T) {
-	h := NewHub(nullJournal{}, Options{})
+	h := NewHub(nil, Options{})
 	p := NewParser(&silent{"data: one\n\n"}, ParserOptions{})
 	p.poll(h)
 	if ev, err := p.Next(); err != nil || string(ev.Data) != "one" {
